@@ -1,0 +1,1 @@
+"""The kernel side, in restricted C; the objects are compiled into this package when it is built."""

@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * forward: which interface and MAC addresses are next. The cache answers first; behind it the operator's entries,
+ * exact then prefix, then the FIB where learning is allowed. What is not plainly forwardable is the kernel's.
+ */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "adjacency.h"
+#include "cache.h"
+#include "config.h"
+#include "layout.h"
+#include "maps.h"
+
+#define FAMILY_INET 2
+#define FAMILY_INET6 10
+
+/* What the kernel's ip_route_input would call martian, broadcast or multicast (net/ipv4/route.c). */
+static __always_inline enum verdict judge_ipv4(const struct state *s, const struct packet *packet)
+{
+	__u32 source = bpf_ntohl(packet->source.words[0]), destination = bpf_ntohl(packet->destination.words[0]);
+
+	if (destination >> 28 == 14 || destination == 0xffffffff)
+		return PASS_MULTICAST;
+	if (source >> 28 == 14 || source == 0xffffffff || source >> 24 == 127 || source >> 24 == 0 ||
+	    destination >> 24 == 127 || destination >> 24 == 0)
+		return PASS_MARTIAN;
+
+	/* the kernel drops a packet that came in with one of its own addresses as its source */
+	__u32 mixed = mix4(s, packet->source.words[0]);
+	__u32 word = (mixed >> 6) % LOCAL_BLOOM_WORDS;
+
+	if (s->local_bloom[word] >> (mixed & 63) & 1 && bpf_map_lookup_elem(&local4, &packet->source.words[0]))
+		return PASS_MARTIAN;
+	if (packet->flags & PACKET_OPTIONS)
+		return PASS_OPTIONS;
+	return CONTINUE;
+}
+
+static __always_inline bool is_loopback_or_unspecified(const ip6_t *address)
+{
+	return address->halves[0] == 0 && address->words[2] == 0 && bpf_ntohl(address->words[3]) <= 1;
+}
+
+/* What ip6_rcv and ip6_forward would not forward (net/ipv6/ip6_input.c, ip6_output.c). */
+static __always_inline enum verdict judge_ipv6(const struct packet *packet)
+{
+	const ip6_t *source = &packet->source, *destination = &packet->destination;
+
+	if (destination->octets[0] == 0xff)
+		return PASS_MULTICAST;
+	if (source->octets[0] == 0xff || is_loopback_or_unspecified(source) || is_loopback_or_unspecified(destination) ||
+	    (source->words[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) ||
+	    (destination->words[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000))
+		return PASS_MARTIAN;
+	if (packet->flags & PACKET_HOP_BY_HOP)
+		return PASS_OPTIONS;
+	return CONTINUE;
+}
+
+static __always_inline enum verdict judge(struct xdp_md *ctx, const struct packet *packet, const struct state *s,
+					  const struct interface *ingress)
+{
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	mac_word_t addressed = 0;
+
+	if ((void *)(eth + 1) > data_end)
+		return PASS_MALFORMED;
+	if (eth->h_dest[0] & 1)
+		return PASS_MULTICAST;
+	__builtin_memcpy(&addressed, eth->h_dest, sizeof(mac_t));
+	if (addressed != ingress->mac)
+		return PASS_OTHER_HOST;
+	return packet->family == 4 ? judge_ipv4(s, packet) : judge_ipv6(packet);
+}
+
+/* The operator's tables, longest prefix last, since an exact entry is the longest there is. */
+static __always_inline __u32 look_up_entry(const struct packet *packet, struct forward_note *note)
+{
+	struct prefix6 prefix6 = { .length = 128, .address = packet->destination };
+	struct prefix4 prefix4 = { .length = 32, .address = packet->destination.words[0] };
+	bool ipv4 = packet->family == 4;
+	__u32 *id;
+
+	note->lookups |= LOOKUP_LOCAL;
+	note->found = LOOKUP_LOCAL;
+	id = ipv4 ? bpf_map_lookup_elem(&local4, &prefix4.address) : bpf_map_lookup_elem(&local6, &prefix6.address);
+	if (id)
+		return ADJACENCY_ID_LOCAL;
+	note->lookups |= LOOKUP_EXACT;
+	note->found = LOOKUP_EXACT;
+	id = ipv4 ? bpf_map_lookup_elem(&forward_exact4, &prefix4.address) :
+		    bpf_map_lookup_elem(&forward_exact6, &prefix6.address);
+	if (id)
+		return *id;
+	note->lookups |= LOOKUP_PREFIX;
+	note->found = LOOKUP_PREFIX;
+	id = ipv4 ? bpf_map_lookup_elem(&forward_prefix4, &prefix4) : bpf_map_lookup_elem(&forward_prefix6, &prefix6);
+	if (id)
+		return *id;
+	note->found = 0;
+	return ADJACENCY_ID_ASK_FIB;
+}
+
+static __always_inline enum verdict fib_verdict(long code)
+{
+	switch (code) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		return CONTINUE;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		return PASS_FORWARDING_OFF;
+	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
+		return PASS_ENCAPSULATED_ROUTE;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		return PASS_NO_NEIGHBOUR;
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		return PASS_TOO_BIG;
+	default:
+		return PASS_NO_ROUTE;
+	}
+}
+
+/* Fill `learned` from the kernel's own answer for this packet on this interface. */
+static __always_inline enum verdict ask_fib(struct xdp_md *ctx, const struct packet *packet, struct adjacency *learned,
+					    struct forward_note *note)
+{
+	struct bpf_fib_lookup fib = { .ifindex = ctx->ingress_ifindex };
+
+	fib.l4_protocol = packet->protocol;
+	fib.tot_len = packet->l3_length;
+	if (packet->family == 4) {
+		fib.family = FAMILY_INET;
+		fib.tos = packet->tos;
+		fib.ipv4_src = packet->source.words[0];
+		fib.ipv4_dst = packet->destination.words[0];
+	} else {
+		fib.family = FAMILY_INET6;
+		__builtin_memcpy(fib.ipv6_src, &packet->source, sizeof(ip6_t));
+		__builtin_memcpy(fib.ipv6_dst, &packet->destination, sizeof(ip6_t));
+	}
+	long code = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
+
+	note->lookups |= LOOKUP_FIB;
+	note->found = LOOKUP_FIB;
+	note->fib = code;
+	if (code)
+		return fib_verdict(code);
+	__u32 *slot = bpf_map_lookup_elem(&interface_slots, &fib.ifindex);
+
+	learned->ifindex = fib.ifindex;
+	if (!slot)
+		return PASS_NO_EGRESS;
+	/* on success the kernel puts the route's MTU where it was given the packet's length */
+	learned->destination = (__u64)fib.tot_len << 48;
+	learned->source = (__u64)*slot << 48;
+	__builtin_memcpy(&learned->destination, fib.dmac, sizeof(mac_t));
+	__builtin_memcpy(&learned->source, fib.smac, sizeof(mac_t));
+	learned->family = fib.family == FAMILY_INET ? 4 : 6;
+	if (learned->family == 4)
+		learned->next_hop.words[0] = fib.ipv4_dst;
+	else
+		__builtin_memcpy(&learned->next_hop, fib.ipv6_dst, sizeof(ip6_t));
+	return CONTINUE;
+}
+
+/* The egress device is asked for before anything is written: where it is gone, the packet passes untouched. */
+static __always_inline enum verdict choose_egress(struct xdp_md *ctx, const struct packet *packet, __u32 slot)
+{
+	if (frags && !generic_mode && packet->length > ctx->data_end - ctx->data) {
+		struct interface *egress = bpf_map_lookup_elem(&interfaces, &slot);
+
+		if (!egress || !(egress->flags & INTERFACE_EGRESS_FRAGS))
+			return PASS_NO_EGRESS;
+	}
+	long action = generic_mode ? bpf_redirect_map(&egress_generic, slot, XDP_PASS) :
+				     bpf_redirect_map(&egress_native, slot, XDP_PASS);
+
+	return action == XDP_REDIRECT ? CONTINUE : PASS_NO_EGRESS;
+}
+
+/* As ip_decrease_ttl does it (RFC 1141), so that every octet is the kernel's. */
+static __always_inline void decrement_ttl(struct iphdr *ip)
+{
+	__u32 sum = ip->check + bpf_htons(0x0100);
+
+	ip->check = sum + (sum >= 0xffff);
+	ip->ttl--;
+}
+
+static __always_inline enum verdict rewrite(struct xdp_md *ctx, const struct packet *packet, mac_word_t destination,
+					    mac_word_t source)
+{
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	int padding = packet->length - packet->l3_length - sizeof(*eth);
+
+	if (packet->family == 4) {
+		struct iphdr *ip = (void *)(eth + 1);
+
+		if ((void *)(ip + 1) > data_end)
+			return PASS_MALFORMED;
+		decrement_ttl(ip);
+	} else {
+		struct ipv6hdr *ip = (void *)(eth + 1);
+
+		if ((void *)(ip + 1) > data_end)
+			return PASS_MALFORMED;
+		ip->hop_limit--;
+	}
+	__builtin_memcpy(eth->h_dest, &destination, sizeof(mac_t));
+	__builtin_memcpy(eth->h_source, &source, sizeof(mac_t));
+	/* as ip_rcv does: what follows the IP packet in the frame is not sent on */
+	if (padding > 0)
+		bpf_xdp_adjust_tail(ctx, -padding);
+	return FORWARDED;
+}
+
+static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet *packet, const struct adjacency *hop,
+					 __u32 id)
+{
+	enum verdict verdict;
+
+	if (packet->ttl <= 1)
+		return PASS_TTL;
+	if (packet->l3_length > mac_word_top(hop->destination))
+		return PASS_TOO_BIG;
+	verdict = choose_egress(ctx, packet, mac_word_top(hop->source));
+	if (verdict != CONTINUE)
+		return verdict;
+	verdict = rewrite(ctx, packet, hop->destination, hop->source);
+	if (verdict == FORWARDED && !dry_run)
+		count_next_hop(id, packet->length);
+	return verdict;
+}
+
+/* What was learned may be used on this interface, in this direction. */
+static __always_inline enum verdict may_use_learned(const struct packet *packet, const struct interface *ingress)
+{
+	__u32 right = packet->family == 4 ? INTERFACE_LEARN4 : INTERFACE_LEARN6;
+
+	return ingress->flags & right ? CONTINUE : PASS_NOT_LEARNING;
+}
+
+static __always_inline enum verdict may_leave(const struct adjacency *learned, const struct interface *ingress,
+					      __u32 ingress_ifindex)
+{
+	bool hairpin = learned->ifindex == ingress_ifindex;
+
+	return hairpin && !(ingress->flags & INTERFACE_BYPASS_POLICY) ? PASS_HAIRPIN : CONTINUE;
+}
+
+/* No operator entry: learn from the FIB. `id` becomes that of the next hop, or stays what the cache should say. */
+static __always_inline enum verdict learn(struct xdp_md *ctx, const struct packet *packet,
+					  const struct interface *ingress, struct adjacency *hop, __u32 *id,
+					  struct forward_note *note)
+{
+	enum verdict verdict = may_use_learned(packet, ingress);
+
+	if (verdict != CONTINUE)
+		return verdict;
+	*id = ADJACENCY_ID_NONE;
+	if (!note->leased)
+		return PASS_NO_LEASE;
+	verdict = ask_fib(ctx, packet, hop, note);
+	if (verdict == CONTINUE)
+		verdict = may_leave(hop, ingress, ctx->ingress_ifindex);
+	if (verdict == CONTINUE && !dry_run)
+		*id = learn_adjacency(hop);
+	return verdict;
+}
+
+/* An adjacency by id: the operator's or, out of the cache, a learned one. Its words are read once. */
+static __always_inline enum verdict recall(struct xdp_md *ctx, const struct packet *packet, __u32 id,
+					   const struct interface *ingress, struct adjacency *hop)
+{
+	struct adjacency *known = bpf_map_lookup_elem(&adjacencies, &id);
+
+	if (!known)
+		return PASS_NO_EGRESS;
+	hop->destination = *(volatile __u64 *)&known->destination;
+	hop->source = *(volatile __u64 *)&known->source;
+	hop->ifindex = known->ifindex;
+	if (trace) {
+		hop->family = known->family;
+		hop->next_hop = known->next_hop;
+	}
+	if (known->state != ADJACENCY_READY)
+		return known->state == ADJACENCY_UNRESOLVED ? PASS_NO_NEIGHBOUR : PASS_NO_EGRESS;
+	if (id < learned_base)
+		return CONTINUE;
+	enum verdict verdict = may_use_learned(packet, ingress);
+
+	return verdict == CONTINUE ? may_leave(hop, ingress, ctx->ingress_ifindex) : verdict;
+}
+
+static __always_inline void note_next_hop(struct forward_note *note, const struct adjacency *hop, __u32 id)
+{
+	note->adjacency = id;
+	note->ifindex = hop->ifindex;
+	note->destination = hop->destination;
+	note->source = hop->source;
+	note->family = hop->family;
+	note->next_hop = hop->next_hop;
+}
+
+/* Cache, entries, FIB, in that order, until one of them knows; what was not in the cache is put there. */
+static __always_inline enum verdict find_next_hop(struct xdp_md *ctx, const struct packet *packet, const struct state *s,
+						  const struct interface *ingress, struct adjacency *hop, __u32 *id,
+						  struct forward_note *note)
+{
+	enum verdict verdict;
+	struct cache_key key;
+	__u32 cached = ADJACENCY_ID_NONE;
+
+	/* read before any table is: what is found is stamped with it, so a change in between makes it stale at once */
+	note->generation = *(volatile __u32 *)&s->generation;
+	note->leased = *(volatile __u64 *)&s->lease_deadline >= bpf_jiffies64();
+	hop->generation = note->generation;
+	cache_key(s, note->generation, packet, &key);
+	if (note->leased) {
+		note->lookups |= LOOKUP_CACHE;
+		note->found = LOOKUP_CACHE;
+		cached = cache_find(&key, packet);
+	}
+	*id = cached == ADJACENCY_ID_NONE ? look_up_entry(packet, note) : cached;
+	if (*id == ADJACENCY_ID_LOCAL)
+		verdict = PASS_LOCAL;
+	else if (*id == ADJACENCY_ID_ASK_FIB)
+		verdict = learn(ctx, packet, ingress, hop, id, note);
+	else
+		verdict = recall(ctx, packet, *id, ingress, hop);
+	if (note->leased && *id != cached && *id != ADJACENCY_ID_NONE)
+		cache_store(&key, packet, *id);
+	return verdict;
+}
+
+static __always_inline enum verdict forward(struct xdp_md *ctx, const struct packet *packet, struct forward_note *note)
+{
+	__u32 zero = 0, slot = interface_slot, id = ADJACENCY_ID_NONE;
+	struct state *s = bpf_map_lookup_elem(&state, &zero);
+	struct interface *ingress = bpf_map_lookup_elem(&interfaces, &slot);
+	struct adjacency hop = {};
+	enum verdict verdict;
+
+	if (!s || !ingress)
+		return PASS_NOT_LEARNING;
+	verdict = judge(ctx, packet, s, ingress);
+	if (verdict == CONTINUE)
+		verdict = find_next_hop(ctx, packet, s, ingress, &hop, &id, note);
+	if (trace)
+		note_next_hop(note, &hop, id);
+	if (verdict == CONTINUE)
+		verdict = send(ctx, packet, &hop, id);
+	return verdict;
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The layouts that programs and Python share. They are defined here only; Python derives its own from the BTF.
+ * An old and a new program run together for one grace period, so a layout changes only with a new map.
+ */
+#pragma once
+
+#include "address.h"
+
+enum limit {
+	INTERFACE_SLOTS = 256,
+	VERDICT_SLOTS = 32,
+	ADJACENCIES = 1 << 14,
+	CACHE_BUCKETS = 1 << 14,
+	CACHE4_WAYS = 8,
+	CACHE6_WAYS = 5,
+	LOCAL_BLOOM_WORDS = 8,
+	LEARN_PROBES = 8,
+};
+
+/* Every way out of the pipeline. A number that is retired stays reserved. */
+enum verdict {
+	CONTINUE = 0, /* not a way out: the next step decides */
+	PASS_NOT_IP = 1,
+	PASS_MALFORMED = 2, /* truncated, lengths that disagree, a wrong checksum: the kernel drops and counts it */
+	PASS_VLAN = 3,
+	PASS_OTHER_HOST = 4, /* the frame is addressed to another MAC */
+	PASS_MULTICAST = 5, /* multicast or broadcast, on the wire or in the IP header */
+	PASS_MARTIAN = 6, /* an address that no router forwards, or our own as the source */
+	PASS_LOCAL = 7,
+	PASS_OPTIONS = 8, /* IPv4 options or an IPv6 hop-by-hop header */
+	PASS_TTL = 9,
+	PASS_TOO_BIG = 10,
+	PASS_NO_NEIGHBOUR = 11,
+	PASS_NO_ROUTE = 12, /* the FIB does not forward it: no route, unreachable, or not unicast */
+	PASS_NOT_LEARNING = 13, /* no operator entry, and learning is off on this interface */
+	PASS_FORWARDING_OFF = 14,
+	PASS_ENCAPSULATED_ROUTE = 15, /* the route has a lightweight tunnel */
+	PASS_NO_EGRESS = 16, /* the next hop's device is gone, down, or cannot take a redirect */
+	PASS_HAIRPIN = 17, /* learned, and back out of the same interface: the kernel may owe an ICMP redirect */
+	PASS_NO_LEASE = 18, /* no daemon vouches for what was learned */
+	FORWARDED = 19,
+};
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* One for an instance. `generation` and `lease_deadline` are each written with one store. */
+struct state {
+	__u32 generation; /* 0 is never valid */
+	__u32 mix_add; /* the key of the hash, so that nobody can aim at one bucket */
+	__u32 mix_multiply; /* odd */
+	__u32 reserved;
+	__u64 lease_deadline; /* jiffies */
+	__u64 lease_jiffies; /* how far the lease program moves the deadline */
+	__u64 jiffies; /* when it last did */
+	__u64 spare[3];
+	__u64 local_bloom[LOCAL_BLOOM_WORDS]; /* our own IPv4 addresses, as bits of their hash */
+};
+
+enum interface_flag {
+	INTERFACE_LEARN4 = 1 << 0,
+	INTERFACE_LEARN6 = 1 << 1,
+	INTERFACE_BYPASS_POLICY = 1 << 2,
+	INTERFACE_EGRESS_FRAGS = 1 << 3, /* a redirect of a frame larger than a page arrives */
+};
+
+struct interface {
+	mac_word_t mac; /* top bits zero */
+	__u32 ifindex; /* 0: the slot is free */
+	__u32 flags; /* enum interface_flag */
+};
+
+enum adjacency_state {
+	ADJACENCY_FREE = 0,
+	ADJACENCY_CLAIMED = 1, /* a program is writing it */
+	ADJACENCY_READY = 2,
+	ADJACENCY_UNRESOLVED = 3, /* the next hop has no MAC yet */
+	ADJACENCY_NO_DEVICE = 4,
+	ADJACENCY_LOCAL = 5, /* reserved id: the destination is this host */
+	ADJACENCY_ASK_FIB = 6, /* reserved id: no operator entry covers the destination */
+	ADJACENCY_RETIRING = 7, /* free after a generation bump and a grace period */
+};
+
+enum adjacency_id {
+	ADJACENCY_ID_NONE = 0,
+	ADJACENCY_ID_LOCAL = 1,
+	ADJACENCY_ID_ASK_FIB = 2,
+	ADJACENCY_ID_FIRST = 16, /* the operator's, up to learned_base */
+};
+
+/* A next hop, one cache line. Ids below learned_base are the daemon's, the others are handed out by the program. */
+struct adjacency {
+	mac_word_t destination; /* top: MTU, octets of IP packet */
+	mac_word_t source; /* top: slot of the device */
+	__u32 ifindex;
+	__u32 state; /* enum adjacency_state */
+	__u32 generation; /* learned: the last one in which it was handed out */
+	__u32 family; /* of next_hop: 4, 6, or 0 where there is none */
+	ip6_t next_hop; /* IPv4: the first word */
+	__u64 spare[2];
+};
+
+/*
+ * A way is generation << 32 | hash without its index bits | adjacency id. The hash of an IPv4 address is a
+ * permutation and the index bits are the bucket's, so a match is exact. For IPv6 the address stands beside it.
+ */
+struct cache4_bucket {
+	__u64 ways[CACHE4_WAYS];
+};
+
+struct cache6_bucket {
+	__u64 ways[CACHE6_WAYS];
+	struct {
+		__u64 high;
+		__u64 low;
+	} addresses[CACHE6_WAYS];
+	__u64 spare;
+};
+
+struct prefix4 {
+	__u32 length; /* bits */
+	ip4_t address;
+};
+
+struct prefix6 {
+	__u32 length; /* bits */
+	ip6_t address;
+};
+
+enum lookup {
+	LOOKUP_CACHE = 1 << 0,
+	LOOKUP_LOCAL = 1 << 1,
+	LOOKUP_EXACT = 1 << 2,
+	LOOKUP_PREFIX = 1 << 3,
+	LOOKUP_FIB = 1 << 4,
+};
+
+enum packet_flag {
+	PACKET_FRAGMENT = 1 << 0,
+	PACKET_LATER_FRAGMENT = 1 << 1, /* has no L4 header */
+	PACKET_OPTIONS = 1 << 2, /* IPv4 options */
+	PACKET_HOP_BY_HOP = 1 << 3,
+	PACKET_EXTENSION = 1 << 4, /* IPv6 extension headers other than hop-by-hop */
+	PACKET_PORTS = 1 << 5, /* source_port and destination_port are set */
+	PACKET_ICMP = 1 << 6, /* icmp_type and icmp_code are set */
+	PACKET_L4_TRUNCATED = 1 << 7,
+};
+
+/* What parse found; handed from step to step. */
+struct packet {
+	__u32 length; /* octets of the whole frame */
+	__u16 l3_offset;
+	__u16 l4_offset; /* 0 where there is no L4 header to be had */
+	__u16 l3_length; /* octets, as the IP header says */
+	__u8 family; /* 4 or 6; 0 when not IP */
+	__u8 protocol; /* of L4, behind extension headers */
+	__u8 ttl;
+	__u8 tos; /* or traffic class */
+	__u8 tags; /* VLAN tags */
+	__u8 flags; /* enum packet_flag */
+	__be16 tag[2]; /* TCI */
+	__be16 ethertype;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	ip6_t source; /* IPv4: the first word */
+	ip6_t destination;
+};
+
+/* What forward looked up, found and decided. */
+struct forward_note {
+	__u32 lookups; /* enum lookup: what was asked */
+	__u32 found; /* the one of them that answered */
+	__s32 fib; /* the return code of bpf_fib_lookup, -1 when it was not asked */
+	__u32 adjacency; /* id, 0 when it has none */
+	__u32 generation;
+	__u32 ifindex;
+	mac_word_t destination;
+	mac_word_t source;
+	ip6_t next_hop;
+	__u32 family; /* of next_hop */
+	__u32 leased;
+};
+
+struct trace_event {
+	__u64 time; /* ns, CLOCK_MONOTONIC */
+	__u32 ifindex;
+	__u32 verdict;
+	struct packet packet;
+	struct forward_note forward;
+};
+
+/*
+ * What is used only through the ring buffer or as a number is not in the BTF of any map; these pointers put it
+ * there and cost nothing.
+ */
+#define ANCHOR(kind, name) kind name *anchor_##name __attribute__((section("layout"), used))
+
+ANCHOR(enum, limit);
+ANCHOR(enum, verdict);
+ANCHOR(enum, interface_flag);
+ANCHOR(enum, adjacency_state);
+ANCHOR(enum, adjacency_id);
+ANCHOR(enum, lookup);
+ANCHOR(enum, packet_flag);
+ANCHOR(struct, trace_event);

@@ -1,0 +1,298 @@
+"""Interfaces: the slot of each device, where redirects may go, and the pipeline attached by a pinned link."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from hopline.config import Interface
+from hopline.daemon.datapath import PIPELINE, Datapath
+from hopline.errors import KernelError, Refused
+from hopline.features.forward import mac_word
+from hopline.kernel import BpfObject, Map, Program, XdpLink, atomic_store32, atomic_store64, query, replace_foreign
+from hopline.kernel.netlink.features import DeviceFeatures
+from hopline.kernel.netlink.types import Link
+
+log = logging.getLogger("hopline")
+
+SLOT_REST_S = 2.0  # a slot that was in use is not given away before packets and cached answers have forgotten it
+
+
+@dataclass
+class Attachment:
+    """The pipeline on one device."""
+
+    index: int
+    slot: int
+    link: XdpLink
+    object: BpfObject
+    explainer: BpfObject | None = None
+
+    @property
+    def mode(self) -> str:
+        """Native or generic, as the kernel has it."""
+        return self.link.mode
+
+    @property
+    def program(self) -> Program:
+        """The program that packets meet."""
+        return self.object.program(PIPELINE)
+
+    def close(self) -> None:
+        """Let go of it; the link stays pinned."""
+        self.link.close()
+        self.object.close()
+        if self.explainer is not None:
+            self.explainer.close()
+
+
+class Attachments:
+    """Slots, egress tables and attached programs of one datapath."""
+
+    def __init__(self, datapath: Datapath, trace: bool = False) -> None:
+        self.datapath = datapath
+        self.trace = trace
+        self.by_index: dict[int, Attachment] = {}
+        self.flags = datapath.layout.enum("interface_flag")
+        self._rests: dict[int, float] = {}
+        self._egress: dict[tuple[str, int], int] = {}
+        self.slots: dict[int, int] = {
+            int(row["ifindex"]): slot for slot, row in enumerate(datapath.interfaces) if row["ifindex"]
+        }
+        self._forget_strays()
+        for name in ("egress_native", "egress_generic"):
+            for slot in range(datapath.limits.INTERFACE_SLOTS):
+                if (held := datapath.maps[name].get(slot)) is not None and int(held):
+                    self._egress[name, slot] = int(held)
+
+    def _forget_strays(self) -> None:
+        # a crash between the two tables leaves one without the other
+        index_to_slot = self.datapath.maps["interface_slots"]
+        for key, slot in zip(*index_to_slot.items(), strict=True):
+            if self.slots.get(int(key)) != int(slot):
+                index_to_slot.delete(int(key))
+
+    # slots and egress
+
+    def know(self, link: Link, features: DeviceFeatures) -> None:
+        """Give a device a slot and say what may be redirected to it; called again when anything of it changes."""
+        slot = self.slots.get(link.index)
+        if slot is None:
+            slot = self._free_slot()
+            if slot is None:
+                log.warning("%s: no slot left for another device: nothing is forwarded to it", link.name)
+                return
+            self._zero_counters(slot)
+            self.slots[link.index] = slot
+        row = self.datapath.interfaces[slot : slot + 1]
+        atomic_store64(row["mac"], mac_word(link.mac, 0))
+        if int(row["ifindex"][0]) != link.index:
+            row["flags"] = 0
+            atomic_store32(row["ifindex"], link.index)
+            self.datapath.maps["interface_slots"].set(link.index, slot)
+        self._set_flag(slot, self.flags.INTERFACE_EGRESS_FRAGS, features.redirect_target_frags)
+        self._set_egress("egress_native", slot, link.index if link.up and features.redirect_target else 0)
+        self._set_egress("egress_generic", slot, link.index if link.up and features.generic_target else 0)
+
+    def forget(self, index: int) -> None:
+        """A device is gone: its slot rests, then it is another's."""
+        slot = self.slots.pop(index, None)
+        if slot is None:
+            return
+        self._set_egress("egress_native", slot, 0)
+        self._set_egress("egress_generic", slot, 0)
+        self.datapath.maps["interface_slots"].delete(index)
+        self.datapath.interfaces[slot : slot + 1]["flags"] = 0
+        atomic_store32(self.datapath.interfaces[slot : slot + 1]["ifindex"], 0)
+        self._rests[slot] = time.monotonic()
+        if (attachment := self.by_index.pop(index, None)) is not None:
+            attachment.link.unpin()
+            attachment.close()
+
+    def _free_slot(self) -> int | None:
+        taken, now = set(self.slots.values()), time.monotonic()
+        for slot in range(self.datapath.limits.INTERFACE_SLOTS):
+            if slot not in taken and now - self._rests.get(slot, 0) > SLOT_REST_S:
+                return slot
+        return None
+
+    def _zero_counters(self, slot: int) -> None:
+        counters = self.datapath.maps["verdict_count"]
+        width = self.datapath.limits.VERDICT_SLOTS
+        for row in range(slot * width, (slot + 1) * width):
+            counters.set(row, np.zeros(counters.ncpu, counters.value_dtype))
+
+    def _set_egress(self, name: str, slot: int, index: int) -> None:
+        if self._egress.get((name, slot), 0) == index:
+            return
+        table: Map = self.datapath.maps[name]
+        try:
+            if index:
+                table.set(slot, index)
+            else:
+                table.delete(slot)
+        except KernelError as error:
+            log.info("%s: %s", name, error)  # the device went away in this moment
+            index = 0
+        self._egress[name, slot] = index
+
+    def reaches(self, index: int, mode: str) -> bool:
+        """Return whether a redirect in this mode arrives at the device."""
+        slot = self.slots.get(index)
+        return slot is not None and self._egress.get((f"egress_{mode}", slot), 0) == index
+
+    # flags
+
+    def set_learning(self, index: int, *, learn4: bool, learn6: bool, bypass: bool) -> bool:
+        """Say what a device's packets may use; one store. Return whether it changed."""
+        slot = self.slots.get(index)
+        if slot is None:
+            return False
+        changed = self._set_flag(slot, self.flags.INTERFACE_LEARN4, learn4)
+        changed = self._set_flag(slot, self.flags.INTERFACE_LEARN6, learn6) or changed
+        return self._set_flag(slot, self.flags.INTERFACE_BYPASS_POLICY, bypass) or changed
+
+    def learning(self, index: int) -> tuple[bool, bool]:
+        """Return whether a device learns IPv4 and IPv6."""
+        slot = self.slots.get(index)
+        flags = 0 if slot is None else int(self.datapath.interfaces[slot]["flags"])
+        return bool(flags & self.flags.INTERFACE_LEARN4), bool(flags & self.flags.INTERFACE_LEARN6)
+
+    def _set_flag(self, slot: int, flag: int, on: bool) -> bool:
+        row = self.datapath.interfaces[slot : slot + 1]
+        old = int(row["flags"][0])
+        new = old | flag if on else old & ~flag
+        if new != old:
+            atomic_store32(row["flags"], new)
+        return new != old
+
+    # programs
+
+    def pin(self, index: int) -> str:
+        """Return the path of a device's pinned link; by index, since bpffs takes no dots and device names have them."""
+        return str(self.datapath.directory / f"link_{index}")
+
+    def attach(self, interface: Interface, link: Link, *, replace: bool) -> Attachment:
+        """Attach the pipeline, or adopt the link that is pinned and give it this version's program."""
+        if (held := self.by_index.get(link.index)) is not None:
+            if interface.mode in ("auto", held.mode):
+                return held
+            self.detach(link.index)
+        pinned = self._adopt(interface, link)
+        if pinned is not None:
+            return pinned
+        slot = self.slots[link.index]
+        failure: KernelError | None = None
+        modes = ("native", "generic") if interface.mode == "auto" else (interface.mode,)
+        for mode in modes:
+            loaded = self.datapath.load_pipeline(slot, generic=mode == "generic", trace=self.trace)
+            try:
+                xdp = self._attach(interface.name, loaded.program(PIPELINE), link.index, mode, replace)
+                xdp.pin(self.pin(link.index))
+            except KernelError as error:
+                loaded.close()
+                failure = error
+                continue
+            except BaseException:
+                loaded.close()
+                raise
+            return self._keep(Attachment(link.index, slot, xdp, loaded))
+        assert failure is not None
+        raise failure
+
+    def _attach(self, name: str, program: Program, index: int, mode: str, replace: bool) -> XdpLink:
+        other = query(index)
+        if other is None:
+            return XdpLink.attach(program, index, mode)
+        if replace:
+            return replace_foreign(index, program, mode)
+        instance = self._owner(other.link_id)
+        if instance is not None:
+            raise Refused(
+                f"attach xdp pipeline to {name}: instance {instance} serves it (program id {other.program_id}): "
+                f"`hopline interface del {name} --instance {instance}` first, or use --replace"
+            )
+        raise Refused(
+            f"attach xdp pipeline to {name}: another program (id {other.program_id}, {other.name}) is attached: "
+            "unload it or use --replace"
+        )
+
+    def _owner(self, link_id: int | None) -> str | None:
+        for pin in self.datapath.directory.parent.glob("*/link_*"):
+            link = XdpLink.from_pin(pin)
+            owner = pin.parent.name if link.id == link_id else None
+            link.close()
+            if owner is not None:
+                return owner
+        return None
+
+    def _adopt(self, interface: Interface, link: Link) -> Attachment | None:
+        path = self.datapath.directory / f"link_{link.index}"
+        if not path.exists():
+            return None
+        xdp = XdpLink.from_pin(path)
+        if xdp.ifindex != link.index or interface.mode not in ("auto", xdp.mode):
+            xdp.detach()
+            xdp.unpin()
+            xdp.close()
+            return None
+        slot = self.slots[link.index]
+        loaded = self.datapath.load_pipeline(slot, generic=xdp.mode == "generic", trace=self.trace)
+        if not self._same_program(loaded, xdp.program_id):
+            xdp.update(loaded.program(PIPELINE))
+        return self._keep(Attachment(link.index, slot, xdp, loaded))
+
+    def _same_program(self, loaded: BpfObject, attached_id: int) -> bool:
+        """Return whether the attached program is this very one, so that a restart need not touch the link."""
+        attached = Program.from_id(attached_id)
+        try:
+            ours = loaded.program(PIPELINE)
+            same = attached.tag == ours.tag and self._settings(attached) == self._settings(ours)
+        finally:
+            attached.close()
+        return same and not self.trace
+
+    def _settings(self, program: Program) -> tuple[frozenset[int], bytes]:
+        """Return the ids of a program's shared maps, and the octets of its .rodata."""
+        shared = {m.id for m in self.datapath.maps.values()}
+        rodata = b""
+        ids = set(program.info().map_ids)
+        for id in ids - shared:
+            other = Map.from_id(id)
+            if "rodata" in other.name:
+                value = other.get(0)
+                rodata = value.tobytes() if value is not None else b""
+            other.close()
+        return frozenset(ids & shared), rodata
+
+    def _keep(self, attachment: Attachment) -> Attachment:
+        self.by_index[attachment.index] = attachment
+        return attachment
+
+    def detach(self, index: int) -> None:
+        """Detach from a device; its packets are the kernel's from now on."""
+        attachment = self.by_index.pop(index, None)
+        if attachment is not None:
+            attachment.link.detach()
+            attachment.link.unpin()
+            attachment.close()
+
+    def detach_unwanted(self, wanted: set[int]) -> None:
+        """Detach what is pinned for devices that the intent does not name, and forget links whose device is gone."""
+        for path in self.datapath.directory.glob("link_*"):
+            if int(path.name.removeprefix("link_")) in wanted:
+                continue
+            xdp = XdpLink.from_pin(path)
+            if xdp.ifindex:
+                xdp.detach()
+            xdp.unpin()
+            xdp.close()
+
+    def explainer(self, attachment: Attachment) -> BpfObject:
+        """Return a second load of the pipeline that records its decisions and writes nothing."""
+        if attachment.explainer is None:
+            attachment.explainer = self.datapath.load_pipeline(
+                attachment.slot, generic=attachment.mode == "generic", trace=True, dry_run=True
+            )
+        return attachment.explainer

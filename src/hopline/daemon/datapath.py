@@ -1,0 +1,345 @@
+"""The datapath of one instance: its pinned maps, and the words in them that the program reads for every packet.
+
+Everything lives under <bpffs>/hopline/INSTANCE/, so it outlives the daemon; opening adopts what is pinned there.
+"""
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import numpy as np
+
+import hopline.bpf
+from hopline.errors import KernelError, Refused
+from hopline.features.forward import Adjacency, destination_of, key_of
+from hopline.kernel import (
+    BpfObject,
+    Map,
+    Program,
+    atomic_load32,
+    atomic_load64,
+    atomic_store32,
+    atomic_store64,
+    bpffs,
+    has_helper,
+    netns,
+)
+
+OBJECT = Path(hopline.bpf.__file__).parent / "xdp.bpf.o"
+PIPELINE = "hopline_xdp"
+PRIVATE_MAPS = ("trace_events",)
+TABLES = ("forward_exact4", "forward_exact6", "forward_prefix4", "forward_prefix6")
+CACHES = ("cache4", "cache6")
+PROG_TYPE_XDP = 6
+HELPER_XDP_GET_BUFF_LEN = 188
+
+LEASE_S = 1.0
+GRACE_S = 0.005  # a program runs for microseconds; packets under way have left by then
+KERNEL_HZ = (100, 250, 300, 1000)
+CALIBRATION_S = 0.06
+
+
+class Datapath:
+    """The maps of one instance. Not thread-safe: the service serialises its use."""
+
+    def __init__(self, instance: str, directory: Path, cache_size: int) -> None:
+        self.instance = instance
+        self.directory = directory
+        self.adopted = (directory / "state").exists()
+        self.frags = has_helper(PROG_TYPE_XDP, HELPER_XDP_GET_BUFF_LEN)
+        self._lock = self._take_lock()
+        try:
+            self.base = self._open_maps(cache_size)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self.maps: dict[str, Map] = {name: self.base.map(name) for name in self._shared(self.base)}
+        self.layout = self.base.layout
+        self.limits = self.layout.enum("limit")
+        self.verdicts = self.layout.enum("verdict")
+        self.states = self.layout.enum("adjacency_state")
+        self.ids = self.layout.enum("adjacency_id")
+        self.cache_buckets = self.maps["cache4"].max_entries
+        self.adjacency_limit = min(self.limits.ADJACENCIES, self.cache_buckets)
+        self.learned_base = self.adjacency_limit // 2
+        self._state = self.maps["state"].mmap()
+        self.adjacencies = self.maps["adjacencies"].mmap()
+        self.interfaces = self.maps["interfaces"].mmap()
+        self._lease: Program = self.base.program("extend_lease")
+        self._check_namespace()
+        self._start_state()
+
+    @classmethod
+    def open(cls, instance: str, cache_size: int) -> "Datapath":
+        """Adopt or create an instance's maps. Refused where another daemon has them or their shape differs."""
+        return cls(instance, bpffs.instance_dir(instance), cache_size)
+
+    def _take_lock(self) -> int:
+        lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise Refused(
+                f"serve instance {self.instance}: another daemon serves it: stop that one, or choose another --instance"
+            ) from None
+        return lock
+
+    def _shared(self, opened: BpfObject) -> list[str]:
+        return [name for name in opened.maps() if name not in PRIVATE_MAPS and not name.startswith(("xdp.", "."))
+                and ".rodata" not in name]  # fmt: skip
+
+    def _open_maps(self, cache_size: int) -> BpfObject:
+        opened = BpfObject.open(OBJECT)
+        opened.only("extend_lease")
+        buckets = cache_size // opened.layout.enum("limit").CACHE4_WAYS
+        missing = []
+        for name in self._shared(opened):
+            pin = self.directory / name
+            if name in CACHES:
+                opened.resize(name, buckets)
+            if not pin.exists():
+                missing.append(name)
+                continue
+            pinned = Map.from_pin(pin)
+            if name in CACHES and pinned.max_entries != buckets:
+                # a cache may be had anew at any time; the programs get it when they are next loaded
+                pinned.unpin()
+                missing.append(name)
+                continue
+            try:
+                opened.reuse(name, pinned)
+            except KernelError as error:
+                raise Refused(
+                    f"adopt instance {self.instance}: {error}: it goes on forwarding as it is; "
+                    f"`hopline detach --instance {self.instance}` removes it"
+                ) from error
+        opened.load()
+        for name in missing:
+            opened.map(name).pin(self.directory / name)
+        return opened
+
+    def _word(self, name: str) -> np.ndarray:
+        return self._state[name][0:1]
+
+    def _check_namespace(self) -> None:
+        here, bound = netns.inode(), int(self._state["spare"][0][0])
+        if bound and bound != here and self._attached():
+            raise Refused(
+                f"serve instance {self.instance}: its interfaces are in network namespace {bound}, and this is {here}: "
+                f"start it there, or `hopline detach --instance {self.instance}` first"
+            )
+        self._state["spare"][0][0] = here
+
+    def _attached(self) -> bool:
+        from hopline.kernel import XdpLink
+
+        for pin in self.directory.glob("link_*"):
+            link = XdpLink.from_pin(pin)
+            attached = link.ifindex != 0
+            link.close()
+            if attached:
+                return True
+        return False
+
+    def _start_state(self) -> None:
+        if not self.generation:
+            self._state["mix_add"][0] = secrets.randbits(32)
+            self._state["mix_multiply"][0] = secrets.randbits(32) | 1
+        self.bump_generation()
+        if not self._state["lease_jiffies"][0]:
+            self._state["lease_jiffies"][0] = int(self._measure_hz() * LEASE_S)
+
+    def _measure_hz(self) -> int:
+        # HZ is a build option that user space cannot ask for: compare the two clocks
+        began, ticks = time.monotonic(), self._run_lease()
+        time.sleep(CALIBRATION_S)
+        ticks = self._run_lease() - ticks
+        rate = ticks / (time.monotonic() - began)
+        return min(KERNEL_HZ, key=lambda hz: abs(hz - rate))
+
+    def _run_lease(self) -> int:
+        self._lease.test_run(bytes(64))
+        return int(self._state["jiffies"][0])
+
+    @property
+    def generation(self) -> int:
+        """The generation that cached answers must have."""
+        return atomic_load32(self._word("generation"))
+
+    def bump_generation(self) -> None:
+        """Make every cached answer stale: one store."""
+        atomic_store32(self._word("generation"), self.generation % 0xFFFFFFFF + 1)
+
+    def extend_lease(self) -> None:
+        """Vouch for what was learned for another second."""
+        self._run_lease()
+
+    def drop_lease(self) -> None:
+        """Stop vouching, at once: what was learned goes to the kernel until a daemon is back."""
+        atomic_store64(self._word("lease_deadline"), 0)
+
+    @property
+    def lease_ms(self) -> int:
+        """Milliseconds of lease granted at the last extension."""
+        if not atomic_load64(self._word("lease_deadline")):
+            return 0
+        return int(LEASE_S * 1000)
+
+    def mix4(self, packed: bytes) -> int:
+        """Return the program's hash of an IPv4 address (mix4 in bpf/lib/cache.h)."""
+        x = int.from_bytes(packed, "little")
+        x = (x + int(self._state["mix_add"][0])) * int(self._state["mix_multiply"][0]) & 0xFFFFFFFF
+        x ^= x >> 16
+        x = x * 0x7FEB352D & 0xFFFFFFFF
+        return x ^ x >> 15
+
+    def unmix4(self, mixed: np.ndarray) -> np.ndarray:
+        """Return the IPv4 addresses, as little-endian u32 of their octets, whose hashes these are; inverts mix4."""
+        x = mixed.astype(np.uint32)
+        x ^= (x >> np.uint32(15)) ^ (x >> np.uint32(30))
+        x = x * np.uint32(pow(0x7FEB352D, -1, 1 << 32))
+        x ^= x >> np.uint32(16)
+        x = x * np.uint32(pow(int(self._state["mix_multiply"][0]), -1, 1 << 32))
+        return x - np.uint32(self._state["mix_add"][0])
+
+    # the operator's entries: what execute acts on
+
+    def write_adjacency(self, id: int, adjacency: Adjacency) -> None:
+        """Make adjacency `id` hold this. A new MAC or MTU is one store; for anything else packets pass meanwhile."""
+        row = self.adjacencies[id : id + 1]
+        ready = int(self.states[f"ADJACENCY_{adjacency.state}"])
+        same = (int(row["source"][0]), int(row["ifindex"][0]), int(row["state"][0]))
+        if same == (adjacency.source, adjacency.ifindex, ready):
+            atomic_store64(row["destination"], adjacency.destination)
+            return
+        if row["state"][0] == self.states.ADJACENCY_READY:
+            atomic_store32(row["state"], int(self.states.ADJACENCY_UNRESOLVED))
+            time.sleep(GRACE_S)
+        row["source"] = adjacency.source
+        row["ifindex"] = adjacency.ifindex
+        row["family"] = adjacency.family
+        row["next_hop"] = np.frombuffer(adjacency.next_hop, dtype=row["next_hop"].dtype.base).reshape(
+            row["next_hop"].shape
+        )
+        atomic_store64(row["destination"], adjacency.destination)
+        atomic_store32(row["state"], ready)
+
+    def read_adjacency(self, id: int) -> Adjacency | None:
+        """Return what an id holds, None where it is free or on its way to be."""
+        row = self.adjacencies[id]
+        name = self.states(int(row["state"])).name.removeprefix("ADJACENCY_")
+        if name not in ("READY", "UNRESOLVED", "NO_DEVICE"):
+            return None
+        return Adjacency(
+            name,
+            int(row["destination"]),
+            int(row["source"]),
+            int(row["ifindex"]),
+            int(row["family"]),
+            row["next_hop"].tobytes(),
+        )
+
+    def retire_adjacency(self, id: int) -> None:
+        """Take an id out of use; `free_adjacencies` gives it back."""
+        atomic_store32(self.adjacencies[id : id + 1]["state"], int(self.states.ADJACENCY_RETIRING))
+
+    def free_adjacencies(self, ids: Iterable[int]) -> None:
+        """Free retired ids, a generation bump and a grace period after they were retired."""
+        counters = self.maps["next_hop_count"]
+        for id in ids:
+            counters.set(id, np.zeros(counters.ncpu, counters.value_dtype))
+            row = self.adjacencies[id : id + 1]
+            for name in ("destination", "source", "ifindex", "generation", "family"):
+                row[name] = 0
+            atomic_store32(row["state"], int(self.states.ADJACENCY_FREE))
+
+    def put_entries(self, table: str, entries: Mapping[str, int]) -> None:
+        """Point each destination at its adjacency."""
+        if not entries:
+            return
+        target = self.maps[table]
+        keys = np.frombuffer(b"".join(map(key_of, entries)), dtype=target.key_dtype)
+        ids = np.fromiter(entries.values(), dtype=np.uint32, count=len(entries))
+        target.update_batch(keys, ids)
+
+    def drop_entries(self, table: str, destinations: Sequence[str]) -> None:
+        """Remove destinations; one that is absent is no error."""
+        target = self.maps[table]
+        for to in destinations:
+            target.delete(key_of(to))
+
+    def read_entries(self) -> dict[str, int]:
+        """Return the operator's entries as the kernel has them: destination → adjacency id."""
+        entries: dict[str, int] = {}
+        for table in TABLES:
+            keys, ids = self.maps[table].items()
+            for key, id in zip(keys, ids, strict=True):
+                entries[destination_of(table, key.tobytes())] = int(id)
+        return entries
+
+    # our own addresses
+
+    def set_local(self, addresses: Iterable[str]) -> bool:
+        """Make the local tables hold exactly these; return whether anything changed."""
+        wanted = {IPv6Address(a).packed if ":" in a else IPv4Address(a).packed for a in addresses}
+        changed = False
+        for name, size in (("local4", 4), ("local6", 16)):
+            table = self.maps[name]
+            have = {key.tobytes() for key in table.items()[0]}
+            want = {packed for packed in wanted if len(packed) == size}
+            if size == 4 and want - have:
+                self._write_bloom(want | have)  # first the bits: the program looks only where they are set
+            for packed in want - have:
+                table.set(packed, 1)
+            for packed in have - want:
+                table.delete(packed)
+            if size == 4:
+                self._write_bloom(want)
+            changed = changed or want != have
+        return changed
+
+    def _write_bloom(self, packed: Iterable[bytes]) -> None:
+        words = self._state["local_bloom"][0]
+        bloom = [0] * len(words)
+        for address in packed:
+            mixed = self.mix4(address)
+            bloom[(mixed >> 6) % len(words)] |= 1 << (mixed & 63)
+        for i, word in enumerate(bloom):
+            atomic_store64(words[i : i + 1], word)
+
+    # programs
+
+    def load_pipeline(self, slot: int, *, generic: bool, trace: bool = False, dry_run: bool = False) -> BpfObject:
+        """Load the pipeline for the interface in `slot`, over the instance's maps."""
+        opened = BpfObject.open(OBJECT)
+        opened.only(PIPELINE)
+        for name, shared in self.maps.items():
+            if name in CACHES:
+                opened.resize(name, shared.max_entries)
+            opened.reuse(name, shared)
+        opened.set_rodata(
+            interface_slot=slot,
+            generic_mode=generic,
+            frags=self.frags,
+            cache_mask=self.cache_buckets - 1,
+            learned_base=self.learned_base,
+            learned_mask=self.learned_base - 1,
+            trace=trace,
+            dry_run=dry_run,
+        )
+        if trace:
+            opened.resize("trace_events", 1 << 20)
+        if not self.frags:
+            opened.set_frags(PIPELINE, False)
+        opened.load()
+        return opened
+
+    def close(self) -> None:
+        """Let go of everything; what is pinned stays."""
+        self.base.close()
+        os.close(self._lock)

@@ -1,0 +1,73 @@
+"""`hopline serve`: start, serve until told to stop, leave the datapath running."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+
+from hopline.daemon.front import Front
+from hopline.daemon.options import ServeOptions
+from hopline.daemon.service import Service
+from hopline.daemon.tracer import print_decisions
+from hopline.errors import HoplineError, Refused
+from hopline.kernel import bpffs
+
+log = logging.getLogger("hopline")
+
+CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF = 12, 21, 39
+
+
+def check_rights() -> None:
+    """Refuse to start without the capabilities that loading and attaching need."""
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("CapEff:"))
+    held = int(line.split()[1], 16)
+    if not held >> CAP_NET_ADMIN & 1 or not (held >> CAP_BPF & 1 or held >> CAP_SYS_ADMIN & 1):
+        raise Refused("serve: CAP_BPF and CAP_NET_ADMIN are needed: run it as root")
+
+
+async def serve(options: ServeOptions) -> None:
+    """Run one instance until SIGTERM, SIGINT or a detach."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    service = Service(options)
+    front: Front | None = None
+    try:
+        await service.start()
+        front = await Front.open(service, options)
+        log.info("instance %s serves on %s", options.instance, options.run / "admin.sock")
+        waits = [asyncio.create_task(work) for work in (stop.wait(), service.detached.wait(), service.failed())]
+        if options.trace:
+            waits.append(asyncio.create_task(print_decisions(service.attachments, sys.stdout)))
+        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for task in done:
+            task.result()
+    finally:
+        if front is not None:
+            await front.close()
+        await service.stop()
+    left = "detached" if service.detached.is_set() else "forwarding goes on"
+    log.info("instance %s stopped: %s", options.instance, left)
+
+
+def run(options: ServeOptions) -> int:
+    """Serve; return the exit code of the command."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    # the umask of whoever starts it must not open the store or the sockets
+    os.umask(0o077)
+    try:
+        check_rights()
+        bpffs.root()
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(serve(options))
+    except HoplineError as error:
+        print(f"hopline: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,173 @@
+"""The operator's entries: intent on one side, the kernel's tables on the other, kept the same."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from hopline.config import Forward
+from hopline.daemon.datapath import Datapath
+from hopline.daemon.execute import execute, revert
+from hopline.daemon.hops import Draft, Hops
+from hopline.daemon.plan import Step, Tables, plan
+from hopline.errors import NotFound, Refused
+from hopline.features.forward import Facts, NextHop, covering, next_hop_of, recovered_next_hop, resolve
+
+log = logging.getLogger("hopline")
+
+RETIREMENT_S = 1.0  # far more than a program runs for
+
+
+class OperatorTables:
+    """Destination → adjacency id, next hop ↔ id, and the adjacencies' contents; all changes go through the plan."""
+
+    def __init__(self, datapath: Datapath, facts: Facts) -> None:
+        self.datapath = datapath
+        self.facts = facts
+        self.entries: dict[str, int] = {}
+        self.hops = Hops(datapath.ids.ADJACENCY_ID_FIRST, datapath.learned_base)
+        self._retired: list[tuple[float, int]] = []
+        # changes run in a worker thread, events are followed in the event loop
+        self._lock = threading.RLock()
+
+    # start
+
+    def recover(self, names: Mapping[int, str]) -> list[Forward]:
+        """Rebuild the intent from the kernel's entries, for when the store is lost; `names` by interface index."""
+        found: list[Forward] = []
+        for to, id in self.datapath.read_entries().items():
+            adjacency = self.datapath.read_adjacency(id)
+            hop = recovered_next_hop(adjacency, names) if adjacency else None
+            if hop is not None:
+                found.append(hop.entry(to))
+        return found
+
+    def reconcile(self, forwards: Iterable[Forward]) -> list[Step]:
+        """Make the kernel's tables say what the intent says; return the steps it took, none where they agreed."""
+        wanted = {forward.to: next_hop_of(forward) for forward in forwards}
+        kernel = self.datapath.read_entries()
+        for to, hop in wanted.items():
+            if to in kernel:
+                self.hops.adopt(hop, kernel[to])
+        retiring = self._held("RETIRING")
+        self.hops.settle({*kernel.values(), *self._held("READY", "UNRESOLVED", "NO_DEVICE"), *retiring})
+        draft = Draft(self.hops)
+        entries = {to: draft.use(hop) for to, hop in wanted.items()}
+        contents = {id: resolve(hop, self.facts) for hop, id in {**self.hops.ids, **draft.new}.items()}
+        held = self._held("READY", "UNRESOLVED", "NO_DEVICE")
+        have = Tables(kernel, {id: a for id in held if (a := self.datapath.read_adjacency(id))})
+        steps = plan(have, Tables(entries, contents))
+        execute(steps, self.datapath)
+        draft.commit()
+        self.entries = entries
+        self.hops.contents = contents
+        gone = set(have.adjacencies) - set(contents)
+        self._retire([*gone, *retiring])
+        return steps
+
+    def _held(self, *states: str) -> set[int]:
+        wanted = [int(self.datapath.states[f"ADJACENCY_{state}"]) for state in states]
+        first, end = self.datapath.ids.ADJACENCY_ID_FIRST, self.datapath.learned_base
+        states_now = self.datapath.adjacencies["state"][first:end]
+        return {first + i for i, state in enumerate(states_now.tolist()) if state in wanted}
+
+    # changes
+
+    def put(self, forwards: Sequence[Forward], replace: bool, make_durable: Callable[[], None]) -> None:
+        """Enter all or nothing: kernel, then store; where the store fails the kernel is put back."""
+        with self._lock:
+            self._put(forwards, replace, make_durable)
+
+    def _put(self, forwards: Sequence[Forward], replace: bool, make_durable: Callable[[], None]) -> None:
+        if not replace:
+            for forward in forwards:
+                if forward.to in self.entries:
+                    raise Refused(f"forward {forward.to} exists: use replace")
+        draft = Draft(self.hops)
+        try:
+            after: dict[str, int] = {}
+            for forward in forwards:
+                if (old := self.entries.get(forward.to)) is not None:
+                    draft.leave(old)
+                after[forward.to] = draft.use(next_hop_of(forward))
+            before = {to: self.entries[to] for to in after if to in self.entries}
+            self._change(draft, before, after, make_durable)
+        except BaseException:
+            draft.abandon()
+            raise
+
+    def remove(self, destinations: Sequence[str], make_durable: Callable[[], None]) -> None:
+        """Remove all or nothing."""
+        with self._lock:
+            self._remove(destinations, make_durable)
+
+    def _remove(self, destinations: Sequence[str], make_durable: Callable[[], None]) -> None:
+        for to in destinations:
+            if to not in self.entries:
+                raise NotFound(f"forward {to}: no such entry: `hopline forward show` lists them")
+        draft = Draft(self.hops)
+        before = {to: self.entries[to] for to in destinations}
+        for id in before.values():
+            draft.leave(id)
+        self._change(draft, before, {}, make_durable)
+
+    def _change(
+        self, draft: Draft, before: Mapping[str, int], after: Mapping[str, int], make_durable: Callable[[], None]
+    ) -> None:
+        gone = draft.gone()
+        have = Tables(before, {id: self.hops.contents[id] for id in gone})
+        fresh = {id: resolve(hop, self.facts) for hop, id in draft.new.items()}
+        steps = plan(have, Tables(after, fresh))
+        execute(steps, self.datapath)
+        try:
+            make_durable()
+        except BaseException:
+            revert(steps, self.datapath)
+            raise
+        draft.commit()
+        self.hops.contents.update(fresh)
+        for to in before:
+            if to not in after:
+                del self.entries[to]
+        self.entries.update(after)
+        self._retire(gone)
+
+    def refresh(self, hops: Iterable[NextHop] | None = None) -> bool:
+        """Resolve next hops anew (all, unless told which) and write what changed; return whether anything did."""
+        changed = False
+        with self._lock:
+            for hop in self.hops.ids if hops is None else hops:
+                id = self.hops.ids.get(hop)
+                now = resolve(hop, self.facts)
+                if id is not None and now != self.hops.contents.get(id):
+                    self.datapath.write_adjacency(id, now)
+                    self.hops.contents[id] = now
+                    changed = True
+        return changed
+
+    def following(self, addresses: set[str]) -> list[NextHop]:
+        """Return the next hops whose MAC is followed through one of these neighbours."""
+        return [hop for hop in self.next_hops() if hop.via in addresses]
+
+    def next_hops(self) -> list[NextHop]:
+        """Return the next hops that entries use."""
+        with self._lock:
+            return list(self.hops.ids)
+
+    def entry_for(self, address: str) -> str | None:
+        """Return the destination that decides for an address, None where no operator entry covers it."""
+        return covering(address, self.entries)
+
+    # retirement
+
+    def _retire(self, ids: Iterable[int]) -> None:
+        now = time.monotonic()
+        self._retired += [(now, id) for id in ids]
+
+    def free_retired(self) -> None:
+        """Give ids back whose grace period is over; called every so often."""
+        now = time.monotonic()
+        done = [id for since, id in self._retired if now - since >= RETIREMENT_S]
+        self._retired = [(since, id) for since, id in self._retired if now - since < RETIREMENT_S]
+        self.datapath.free_adjacencies(done)
+        self.hops.give_back(done)

@@ -1,0 +1,142 @@
+"""Reading the datapath for people: interfaces with their counters, entries, next hops."""
+
+from collections.abc import Iterator
+
+from hopline.config import Interface, Origin
+from hopline.daemon.attachments import Attachments
+from hopline.daemon.datapath import PIPELINE
+from hopline.daemon.learned import LearnedTable, next_hop_text
+from hopline.daemon.operator import OperatorTables
+from hopline.daemon.protocol import Count, ForwardRow, InterfaceState, NextHopRow
+from hopline.daemon.surroundings import Surroundings
+from hopline.features.forward import freshness, word_mac
+
+STEPS = ["parse", "forward", "verdict"]
+
+
+class Readout:
+    """Answers of the read-only kind."""
+
+    def __init__(
+        self, attachments: Attachments, tables: OperatorTables, learned: LearnedTable, surroundings: Surroundings
+    ) -> None:
+        self.attachments = attachments
+        self.tables = tables
+        self.learned = learned
+        self.surroundings = surroundings
+        self.datapath = attachments.datapath
+
+    def interfaces(self, problems: dict[str, str], warnings: dict[str, list[str]]) -> list[InterfaceState]:
+        """Return every interface of the intent, by name."""
+        totals = self.datapath.maps["verdict_count"].sums()
+        wanted = sorted(self.surroundings.wanted.values(), key=lambda interface: interface.name)
+        return [self._interface(i, problems.get(i.name), warnings.get(i.name, []), totals) for i in wanted]
+
+    def _interface(self, wanted: Interface, problem: str | None, warnings: list[str], totals) -> InterfaceState:  # noqa: ANN001
+        link = self.surroundings.link_named(wanted.name)
+        attachment = self.attachments.by_index.get(link.index) if link else None
+        if attachment is None or link is None:
+            return InterfaceState(
+                name=wanted.name,
+                index=link.index if link else None,
+                wanted_mode=wanted.mode,
+                mode=None,
+                bypass_policy=wanted.bypass_policy,
+                attached=False,
+                problem=problem or (None if link else f"{wanted.name} does not exist: it is attached when it appears"),
+            )
+        learn4, learn6 = self.attachments.learning(link.index)
+        reasons = [(f, r) for f in (4, 6) for r in self.surroundings.forbids(link.index, f)]
+        width = self.datapath.limits.VERDICT_SLOTS
+        rows = totals[attachment.slot * width : (attachment.slot + 1) * width]
+        return InterfaceState(
+            name=wanted.name,
+            index=link.index,
+            wanted_mode=wanted.mode,
+            mode=attachment.mode,
+            bypass_policy=wanted.bypass_policy,
+            attached=True,
+            program=PIPELINE,
+            program_id=attachment.link.program_id,
+            tag=attachment.program.tag,
+            steps=STEPS,
+            learning={"ipv4": learn4, "ipv6": learn6},
+            forbids=[f"ipv{family}: {reason}" for family, reason in reasons],
+            warnings=warnings,
+            verdicts={
+                verdict.name: Count(int(rows[verdict]["packets"]), int(rows[verdict]["bytes"]))
+                for verdict in self.datapath.verdicts
+                if rows[verdict]["packets"]
+            },
+        )
+
+    def _device(self, index: int) -> str | None:
+        link = self.surroundings.watch.links.get(index)
+        return link.name if link else None
+
+    def operator_rows(self) -> Iterator[ForwardRow]:
+        """Yield the operator's entries in the order of the store."""
+        for to, id in self.tables.entries.items():
+            yield self.operator_row(to, id)
+
+    def operator_row(self, to: str, id: int) -> ForwardRow:
+        """Return one operator entry; the addresses are those in use."""
+        hop, adjacency = self.tables.hops.hops[id], self.tables.hops.contents[id]
+        ready = adjacency.state == "READY"
+        return ForwardRow(
+            to=to,
+            dev=self._device(adjacency.ifindex) or hop.dev,
+            src_mac=word_mac(adjacency.source) if adjacency.source else hop.src_mac,
+            dst_mac=word_mac(adjacency.destination) if ready else hop.dst_mac,
+            origin="operator",
+            via=hop.via,
+            fresh=freshness(hop, adjacency),
+        )
+
+    def learned_rows(self) -> Iterator[ForwardRow]:
+        """Yield what the cache holds of the FIB's answers."""
+        for entry in self.learned.entries():
+            row = self.datapath.adjacencies[entry.id]
+            via = next_hop_text(int(row["family"]) or 6, row["next_hop"].tobytes())
+            yield ForwardRow(
+                to=entry.to,
+                dev=self._device(int(row["ifindex"])),
+                src_mac=word_mac(int(row["source"])),
+                dst_mac=word_mac(int(row["destination"])),
+                origin="learned",
+                via=None if via == entry.to else via,
+                fresh="yes",
+            )
+
+    def rows(self, origin: Origin | None) -> Iterator[ForwardRow]:
+        """Yield entries of one origin, or of both, the operator's first."""
+        if origin != "learned":
+            yield from self.operator_rows()
+        if origin != "operator":
+            yield from self.learned_rows()
+
+    def next_hops(self) -> list[NextHopRow]:
+        """Return the adjacencies in use, with what left through each."""
+        totals = self.datapath.maps["next_hop_count"].sums()
+        cached = self.learned.entries_by_id()
+        rows = []
+        for id in [*self.tables.hops.hops, *self.learned.ready()]:
+            row = self.datapath.adjacencies[id]
+            operator = id < self.datapath.learned_base
+            ready = int(row["state"]) == self.datapath.states.ADJACENCY_READY
+            family = int(row["family"])
+            rows.append(
+                NextHopRow(
+                    id=id,
+                    dev=self._device(int(row["ifindex"])) or (self.tables.hops.hops[id].dev if operator else None),
+                    src_mac=word_mac(int(row["source"])) if row["source"] else None,
+                    dst_mac=word_mac(int(row["destination"])) if ready else None,
+                    mtu=int(row["destination"]) >> 48,
+                    origin="operator" if operator else "learned",
+                    via=next_hop_text(family, row["next_hop"].tobytes()) if family else None,
+                    entries=self.tables.hops.entries[id] if operator else cached[id],
+                    packets=int(totals[id]["packets"]),
+                    bytes=int(totals[id]["bytes"]),
+                )
+            )
+        return rows

@@ -1,0 +1,259 @@
+"""The host around the datapath: what the watch reports, turned at once into the words that the program reads.
+
+The generation is bumped before anything else is done about an event, since a cached answer may already be wrong.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from hopline.config import Interface
+from hopline.daemon.attachments import Attachments
+from hopline.daemon.datapath import Datapath
+from hopline.daemon.operator import OperatorTables
+from hopline.errors import HoplineError
+from hopline.features.forward import Device, NextHop
+from hopline.kernel.netlink import neighbour, query
+from hopline.kernel.netlink.features import all_features, device_features
+from hopline.kernel.netlink.policy import Policy, PolicySnapshot
+from hopline.kernel.netlink.types import (
+    Batch,
+    DeviceFeaturesChanged,
+    Link,
+    LinkChanged,
+    LinkGone,
+    LocalAddressesChanged,
+    NeighbourChanged,
+    NeighbourGone,
+    Overflow,
+    RouteChanged,
+)
+from hopline.kernel.netlink.watch import Watch
+
+log = logging.getLogger("hopline")
+
+POLICY_EVERY_S = 5.0
+FORWARDING_OFF = "forwarding is off"  # the one reason that bypass_policy does not override: the FIB would refuse too
+
+
+class Surroundings:
+    """Keeps devices, neighbours, local addresses and policy of the datapath as the host has them."""
+
+    def __init__(self, datapath: Datapath, attachments: Attachments, tables: OperatorTables) -> None:
+        self.datapath = datapath
+        self.attachments = attachments
+        self.tables = tables
+        self.facts = tables.facts
+        self.watch = Watch()
+        self.policy: Policy | None = None
+        self.snapshot: PolicySnapshot | None = None
+        self.wanted: dict[str, Interface] = {}
+        self.link_returned: Callable[[Link], Awaitable[None]] | None = None
+        self._policy_wanted = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Subscribe, then read everything once."""
+        await self.watch.__aenter__()
+        self.policy = Policy(self.watch.routes)
+        self.resynchronise()
+
+    async def close(self) -> None:
+        """Stop watching."""
+        for task in self._tasks:
+            task.cancel()
+        await self.watch.__aexit__(None, None, None)
+
+    def links(self) -> list[Link]:
+        """Return the devices that packets can come in by or leave through."""
+        return [link for link in self.watch.links.values() if link.name != "lo"]
+
+    def link_named(self, name: str) -> Link | None:
+        """Return the device of this name, None if there is none."""
+        return next((link for link in self.watch.links.values() if link.name == name), None)
+
+    def resynchronise(self) -> None:
+        """Bring everything up to what the watch has read."""
+        features = all_features()
+        present = {link.index for link in self.links()}
+        for index in set(self.attachments.slots) - present:
+            self.attachments.forget(index)
+        for link in self.links():
+            self.attachments.know(link, features.get(link.index) or device_features(link))
+        self.datapath.set_local(self.watch.local.addresses)
+        self._gather_facts()
+
+    def _gather_facts(self) -> None:
+        self.facts.devices = {
+            link.name: Device(
+                link.name, link.index, self.attachments.slots[link.index], link.mac, link.mtu, link.up
+            )
+            for link in self.links()
+            if link.index in self.attachments.slots
+        }  # fmt: skip
+        self.facts.macs = {
+            key: n.mac for key, n in self.watch.neighbours.items() if n.usable and n.mac and len(n.mac) == 6
+        }
+        self.gather_reach()
+
+    def gather_reach(self) -> None:
+        """Find by which device each `via` without a device is reached."""
+        reach: dict[str, str] = {}
+        for hop in self.tables.next_hops():
+            if hop.via and not hop.dev and (name := self.device_reaching(hop.via)):
+                reach[hop.via] = name
+        self.facts.reach = reach
+
+    def device_reaching(self, address: str) -> str | None:
+        """Return the device an address is on link of, None where it is not a neighbour's."""
+        try:
+            answer = query.route_get(address)
+        except HoplineError:
+            return None
+        link = self.watch.links.get(answer.index)
+        if answer.gateway or answer.type != "unicast" or link is None or link.name == "lo":
+            return None
+        return link.name
+
+    async def run(self) -> None:
+        """Follow the kernel's events until cancelled."""
+        self._start(self._follow_policy())
+        async for batch in self.watch:
+            if batch.stale:
+                self.datapath.bump_generation()
+            try:
+                self.apply(batch)
+            except HoplineError as error:
+                log.warning("follow kernel events: %s: reading everything anew", error)
+                self.watch.resync()
+                self.resynchronise()
+            if batch.stale:
+                self.datapath.bump_generation()  # what was learned while the tables changed
+
+    def apply(self, batch: Batch) -> None:
+        """Turn one batch of events into datapath changes."""
+        if batch.of(Overflow):
+            self.resynchronise()
+            self.tables.refresh()
+        for event in batch.events:
+            if isinstance(event, LinkGone):
+                self.attachments.forget(event.link.index)
+            elif isinstance(event, LinkChanged) and event.link.name != "lo":
+                self.attachments.know(event.link, device_features(event.link))
+            elif isinstance(event, DeviceFeaturesChanged) and (link := self.watch.links.get(event.index)):
+                if link.name != "lo":
+                    self.attachments.know(link, device_features(link))
+            elif isinstance(event, LocalAddressesChanged):
+                self.datapath.set_local(self.watch.local.addresses)
+        if batch.of(LinkGone, LinkChanged, RouteChanged, LocalAddressesChanged):
+            self._gather_facts()
+            self.tables.refresh()
+        elif batch.of(NeighbourChanged, NeighbourGone):
+            self._follow_neighbours(batch)
+        for event in batch.of(LinkChanged):
+            self._returned(event.link)  # type: ignore[attr-defined]
+        if batch.policy:
+            self._suspect_policy(batch)
+
+    def _follow_neighbours(self, batch: Batch) -> None:
+        macs = dict(self.facts.macs)
+        touched: set[str] = set()
+        for event in batch.of(NeighbourChanged, NeighbourGone):
+            n = event.neighbour  # type: ignore[attr-defined]
+            touched.add(n.address)
+            macs.pop((n.index, n.address), None)
+            if isinstance(event, NeighbourChanged) and n.usable and n.mac and len(n.mac) == 6:
+                macs[n.index, n.address] = n.mac
+        self.facts.macs = macs
+        self.tables.refresh(self.tables.following(touched))
+
+    def _returned(self, link: Link) -> None:
+        wanted = self.wanted.get(link.name)
+        if wanted is None or link.index in self.attachments.by_index or self.link_returned is None:
+            return
+        self._start(self.link_returned(link))
+
+    def _start(self, work: Awaitable[None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except HoplineError as error:
+                log.warning("%s", error)
+
+        task = asyncio.ensure_future(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # policy
+
+    def _suspect_policy(self, batch: Batch) -> None:
+        # until the policy has been read, the kernel does it; not for routes alone, which change all the time
+        if any(event.policy and not isinstance(event, RouteChanged) for event in batch.events):
+            for index in self.attachments.by_index:
+                self.attachments.set_learning(index, learn4=False, learn6=False, bypass=False)
+            self.apply_policy(only_bypassed=True)
+        self._policy_wanted.set()
+
+    async def _follow_policy(self) -> None:
+        while True:
+            # not everything notifies (legacy iptables does not), so look every few seconds too
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._policy_wanted.wait(), POLICY_EVERY_S)
+            self._policy_wanted.clear()
+            await self.read_policy()
+
+    async def read_policy(self) -> None:
+        """Read what forbids learning and say so to the program."""
+        assert self.policy is not None
+        snapshot = await asyncio.to_thread(self.policy.snapshot)
+        if self._policy_wanted.is_set():
+            return  # it changed meanwhile: read again before anything is allowed
+        self.snapshot = snapshot
+        self.apply_policy()
+
+    def forbids(self, index: int, family: int) -> list[str]:
+        """Return what keeps a device from learning; [] where nothing does."""
+        return ["policy has not been read yet"] if self.snapshot is None else self.snapshot.forbids(index, family)
+
+    def apply_policy(self, only_bypassed: bool = False) -> None:
+        """Write each interface's right to use what is learned."""
+        for index in self.attachments.by_index:
+            link = self.watch.links.get(index)
+            interface = self.wanted.get(link.name) if link else None
+            bypass = interface is not None and interface.bypass_policy
+            if only_bypassed and not bypass:
+                continue
+            rights = [self._may_learn(index, family, bypass) for family in (4, 6)]
+            if self.attachments.set_learning(index, learn4=rights[0], learn6=rights[1], bypass=bypass):
+                log.info("%s: learning ipv4 %s, ipv6 %s", link.name if link else index, *rights)
+
+    def _may_learn(self, index: int, family: int, bypass: bool) -> bool:
+        reasons = self.forbids(index, family)
+        if bypass:
+            reasons = [reason for reason in reasons if FORWARDING_OFF in reason]
+        return not reasons
+
+    # neighbours
+
+    def keep_alive(self, learned: list[tuple[int, str]]) -> None:
+        """Have the kernel probe the neighbours in use: packets that XDP forwards never make it."""
+        wanted = set(learned)
+        for hop in self.tables.next_hops():
+            if (key := self._neighbour_of(hop)) is not None:
+                wanted.add(key)
+        neighbour.keep_alive(sorted(wanted))
+
+    def resolve(self, hops: list[NextHop]) -> None:
+        """Have the kernel find the MACs of next hops that are followed."""
+        for hop in hops:
+            if (key := self._neighbour_of(hop)) is not None and key not in self.facts.macs:
+                try:
+                    neighbour.resolve(*key)
+                except HoplineError as error:
+                    log.info("%s", error)
+
+    def _neighbour_of(self, hop: NextHop) -> tuple[int, str] | None:
+        name = hop.dev or self.facts.reach.get(hop.via or "")
+        device = self.facts.devices.get(name) if name else None
+        return (device.index, hop.via) if hop.via and device and device.usable else None

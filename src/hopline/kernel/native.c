@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <linux/bpf.h>
+#include <linux/if_link.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+struct hl_test_run {
+    const void *data;
+    void *out;
+    uint32_t size;
+    uint32_t out_size;
+    uint32_t repeat;
+    uint32_t context;
+    uint32_t ifindex;
+    uint32_t rx_queue;
+    uint32_t mark;
+    uint32_t retval;
+    uint32_t duration;
+};
+
+/* libbpf prints from the thread that called it, so a buffer a thread keeps errors of two threads apart */
+static __thread char *message;
+static __thread size_t message_used, message_room;
+enum { MESSAGE_LIMIT = 64 << 20 };
+
+static int message_reserve(size_t more)
+{
+    size_t room = message_room ? message_room : 4096;
+    char *grown;
+
+    if (message_used + more > MESSAGE_LIMIT)
+        return -1;
+    while (room < message_used + more)
+        room *= 2;
+    if (room == message_room)
+        return 0;
+    grown = realloc(message, room);
+    if (!grown)
+        return -1;
+    message = grown;
+    message_room = room;
+    return 0;
+}
+
+static int message_append(enum libbpf_print_level level, const char *format, va_list args)
+{
+    va_list again;
+    int length;
+
+    if (level > LIBBPF_WARN)
+        return 0;
+    va_copy(again, args);
+    length = vsnprintf(NULL, 0, format, again);
+    va_end(again);
+    if (length < 0 || message_reserve((size_t)length + 1))
+        return 0;
+    vsnprintf(message + message_used, (size_t)length + 1, format, args);
+    message_used += (size_t)length;
+    return 0;
+}
+
+const char *hl_message(void)
+{
+    return message_used ? message : "";
+}
+
+void hl_message_clear(void)
+{
+    free(message);
+    message = NULL;
+    message_used = message_room = 0;
+}
+
+void hl_message_capture(void)
+{
+    libbpf_set_print(message_append);
+}
+
+int hl_object_open(const char *path, const char *name, struct bpf_object **object)
+{
+    LIBBPF_OPTS(bpf_object_open_opts, options, .object_name = name);
+
+    *object = bpf_object__open_file(path, &options);
+    return *object ? 0 : -errno;
+}
+
+int hl_map_type(const struct bpf_map *map)
+{
+    return bpf_map__type(map);
+}
+
+int hl_probe_helper(int program_type, int helper)
+{
+    return libbpf_probe_bpf_helper(program_type, helper, NULL);
+}
+
+int hl_test_run(int fd, struct hl_test_run *run)
+{
+    /* the kernel wants data_end to be the packet's length when a context is given (net/bpf/test_run.c) */
+    struct xdp_md xdp = {.data_end = run->size, .ingress_ifindex = run->ifindex, .rx_queue_index = run->rx_queue};
+    struct __sk_buff skb = {.ifindex = run->ifindex, .mark = run->mark};
+    LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = run->data, .data_size_in = run->size, .data_out = run->out,
+                .data_size_out = run->out_size, .repeat = run->repeat);
+    int error;
+
+    if (run->context == 1) {
+        options.ctx_in = &xdp;
+        options.ctx_size_in = sizeof(xdp);
+    } else if (run->context == 2) {
+        options.ctx_in = &skb;
+        options.ctx_size_in = sizeof(skb);
+    }
+    error = bpf_prog_test_run_opts(fd, &options);
+    run->out_size = options.data_size_out;
+    run->retval = options.retval;
+    run->duration = options.duration;
+    return error;
+}
+
+int hl_map_create(int type, const char *name, uint32_t key_size, uint32_t value_size, uint32_t max_entries,
+                  uint32_t flags)
+{
+    LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = flags);
+
+    return bpf_map_create(type, name, key_size, value_size, max_entries, &options);
+}
+
+int hl_update_batch(int fd, const void *keys, const void *values, uint32_t *count, uint64_t flags)
+{
+    LIBBPF_OPTS(bpf_map_batch_opts, options, .elem_flags = flags);
+
+    return bpf_map_update_batch(fd, keys, values, count, &options);
+}
+
+int hl_lookup_batch(int fd, void *in_batch, void *out_batch, void *keys, void *values, uint32_t *count)
+{
+    return bpf_map_lookup_batch(fd, in_batch, out_batch, keys, values, count, NULL);
+}
+
+int hl_delete_batch(int fd, const void *keys, uint32_t *count)
+{
+    return bpf_map_delete_batch(fd, keys, count, NULL);
+}
+
+int hl_update_each(int fd, const char *keys, uint32_t key_size, const char *values, uint32_t value_size,
+                   uint32_t count, uint64_t flags, uint32_t *done)
+{
+    for (*done = 0; *done < count; (*done)++, keys += key_size, values += value_size) {
+        int error = bpf_map_update_elem(fd, keys, values, flags);
+
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+int hl_delete_each(int fd, const char *keys, uint32_t key_size, uint32_t count, uint32_t *done)
+{
+    for (*done = 0; *done < count; (*done)++, keys += key_size) {
+        int error = bpf_map_delete_elem(fd, keys);
+
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+int hl_lookup_each(int fd, char *cursor, int started, uint32_t key_size, char *keys, char *values,
+                   uint32_t value_size, uint32_t room, uint32_t *count)
+{
+    char next[key_size];
+
+    *count = 0;
+    while (*count < room) {
+        int error = bpf_map_get_next_key(fd, started ? cursor : NULL, next);
+
+        if (error)
+            return error;
+        started = 1;
+        memcpy(cursor, next, key_size);
+        error = bpf_map_lookup_elem(fd, next, values + (size_t)*count * value_size);
+        if (error == -ENOENT) /* deleted in between, or an empty slot of a devmap */
+            continue;
+        if (error)
+            return error;
+        memcpy(keys + (size_t)*count * key_size, next, key_size);
+        (*count)++;
+    }
+    return 0;
+}
+
+void hl_store32(void *address, uint32_t value)
+{
+    __atomic_store_n((uint32_t *)address, value, __ATOMIC_RELEASE);
+}
+
+void hl_store64(void *address, uint64_t value)
+{
+    __atomic_store_n((uint64_t *)address, value, __ATOMIC_RELEASE);
+}
+
+uint32_t hl_load32(const void *address)
+{
+    return __atomic_load_n((const uint32_t *)address, __ATOMIC_ACQUIRE);
+}
+
+uint64_t hl_load64(const void *address)
+{
+    return __atomic_load_n((const uint64_t *)address, __ATOMIC_ACQUIRE);
+}
+
+uint64_t hl_fetch_add64(void *address, uint64_t value)
+{
+    return __atomic_fetch_add((uint64_t *)address, value, __ATOMIC_ACQ_REL);
+}
+
+void hl_store64_scatter(char *base, uint64_t stride, const uint64_t *indices, const uint64_t *values, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++)
+        hl_store64(base + indices[i] * stride, values[i]);
+}
+
+int hl_xdp_link_create(int program, int ifindex, uint32_t flags)
+{
+    LIBBPF_OPTS(bpf_link_create_opts, options, .flags = flags);
+
+    return bpf_link_create(program, ifindex, BPF_XDP, &options);
+}
+
+int hl_link_update(int link, int program)
+{
+    return bpf_link_update(link, program, NULL);
+}
+
+int hl_link_info(int fd, uint32_t *id, uint32_t *type, uint32_t *program_id, uint32_t *ifindex)
+{
+    struct bpf_link_info info = {};
+    uint32_t size = sizeof(info);
+    int error = bpf_obj_get_info_by_fd(fd, &info, &size);
+
+    *id = info.id;
+    *type = info.type;
+    *program_id = info.prog_id;
+    *ifindex = info.type == BPF_LINK_TYPE_XDP ? info.xdp.ifindex : 0;
+    return error;
+}
+
+int hl_xdp_query(int ifindex, uint32_t *mode, uint32_t *native_id, uint32_t *generic_id, uint32_t *hardware_id)
+{
+    LIBBPF_OPTS(bpf_xdp_query_opts, options);
+    int error = bpf_xdp_query(ifindex, 0, &options);
+
+    *mode = options.attach_mode;
+    *native_id = options.drv_prog_id;
+    *generic_id = options.skb_prog_id;
+    *hardware_id = options.hw_prog_id;
+    return error;
+}
+
+int hl_xdp_attach(int ifindex, int program, uint32_t flags)
+{
+    return bpf_xdp_attach(ifindex, program, flags, NULL);
+}
+
+int hl_xdp_detach(int ifindex, uint32_t flags)
+{
+    return bpf_xdp_detach(ifindex, flags, NULL);
+}
+
+/* layout of the three mappings: kernel/bpf/ringbuf.c; protocol of the positions: libbpf's ringbuf.c */
+struct hl_ring {
+    uint64_t *consumer;
+    uint64_t *producer;
+    char *data;
+    uint64_t mask;
+    size_t page;
+};
+
+int hl_ring_open(int fd, uint32_t size, struct hl_ring **ring)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    struct hl_ring *new = calloc(1, sizeof(*new));
+    char *shared;
+
+    if (!new)
+        return -ENOMEM;
+    new->page = page;
+    new->mask = size - 1;
+    new->consumer = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (new->consumer == MAP_FAILED)
+        goto failed;
+    /* the data area appears twice, so a record that wraps is contiguous */
+    shared = mmap(NULL, page + 2 * (size_t)size, PROT_READ, MAP_SHARED, fd, (off_t)page);
+    if (shared == MAP_FAILED) {
+        int saved = errno;
+
+        munmap(new->consumer, page);
+        errno = saved;
+        goto failed;
+    }
+    new->producer = (uint64_t *)shared;
+    new->data = shared + page;
+    *ring = new;
+    return 0;
+failed:
+    free(new);
+    return -errno;
+}
+
+void hl_ring_close(struct hl_ring *ring)
+{
+    munmap(ring->consumer, ring->page);
+    munmap(ring->producer, ring->page + 2 * (ring->mask + 1));
+    free(ring);
+}
+
+uint64_t hl_ring_available(struct hl_ring *ring)
+{
+    return hl_load64(ring->producer) - *ring->consumer;
+}
+
+static uint64_t padded(uint64_t length)
+{
+    return (length + 7) & ~7ULL;
+}
+
+uint64_t hl_ring_drain(struct hl_ring *ring, char *span, uint64_t room, uint64_t *records, uint64_t *discarded)
+{
+    uint64_t at = *ring->consumer, used = 0, kept = 0, dropped = 0;
+
+    for (;;) {
+        uint64_t end = hl_load64(ring->producer);
+        uint64_t start = at;
+
+        while (at < end) {
+            const char *record = ring->data + (at & ring->mask);
+            uint32_t header = hl_load32(record);
+            uint64_t length = header & ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
+            uint64_t step = BPF_RINGBUF_HDR_SZ + padded(length);
+            uint32_t prefix[2] = {(uint32_t)length, 0};
+
+            if (header & BPF_RINGBUF_BUSY_BIT)
+                goto done;
+            if (header & BPF_RINGBUF_DISCARD_BIT) {
+                dropped++;
+            } else {
+                if (used + step > room)
+                    goto done;
+                memcpy(span + used, prefix, sizeof(prefix));
+                memcpy(span + used + sizeof(prefix), record + BPF_RINGBUF_HDR_SZ, length);
+                memset(span + used + sizeof(prefix) + length, 0, padded(length) - length);
+                used += step;
+                kept++;
+            }
+            at += step;
+            /* often enough that producers find room, seldom enough that the line does not bounce */
+            if (((kept + dropped) & 63) == 0)
+                hl_store64(ring->consumer, at);
+        }
+        hl_store64(ring->consumer, at);
+        if (at == start)
+            break;
+    }
+done:
+    hl_store64(ring->consumer, at);
+    /* the position must be seen before the next poll asks whether there is data */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    *records += kept;
+    *discarded += dropped;
+    return used;
+}
+
+void hl_span_index(const char *span, uint64_t used, uint64_t *offsets, uint64_t *lengths)
+{
+    for (uint64_t at = 0, i = 0; at < used; i++) {
+        uint32_t length;
+
+        memcpy(&length, span + at, sizeof(length));
+        offsets[i] = at + 8;
+        lengths[i] = length;
+        at += 8 + padded(length);
+    }
+}
+
+void hl_span_gather(const char *span, uint64_t used, char *records, uint64_t record_size)
+{
+    for (uint64_t at = 0; at < used; records += record_size) {
+        uint32_t length;
+        uint64_t copied;
+
+        memcpy(&length, span + at, sizeof(length));
+        copied = length < record_size ? length : record_size;
+        memcpy(records, span + at + 8, copied);
+        memset(records + copied, 0, record_size - copied);
+        at += 8 + padded(length);
+    }
+}
+
+int hl_setns(int fd, int kind)
+{
+    return setns(fd, kind) ? -errno : 0;
+}
+
+int64_t hl_filesystem(const char *path)
+{
+    struct statfs found;
+
+    return statfs(path, &found) ? -errno : (int64_t)(uint32_t)found.f_type;
+}

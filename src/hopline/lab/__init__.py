@@ -1,0 +1,121 @@
+"""Labs: networks made of namespaces on this machine, in which a verb can be watched at work.
+
+    topology   what the network looks like, and building it
+    story      steps, checks and the table at the end
+    forward    the story of `hopline lab forward`
+
+Each lab writes down what it is about to make under /run/hopline/lab/NAME, so that `down` finds it after a crash.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from hopline.errors import Refused
+from hopline.lab.service import end_daemons, pids_in, remove_instance
+from hopline.lab.shell import namespaces, require
+from hopline.lab.topology import tear_down
+
+RECORDS = Path("/run/hopline/lab")
+LABS = ("forward",)
+
+
+def record_directory(name: str) -> Path:
+    """Where the lab `name` keeps what it has made."""
+    return RECORDS / name
+
+
+def instance_name(name: str) -> str:
+    """The Hopline instance that the lab `name` runs."""
+    return f"lab-{name}"
+
+
+def claim(name: str, namespace_names: tuple[str, ...]) -> Path:
+    """Write down the namespaces a lab is about to make; returns its directory. Refused if one exists already."""
+    taken = sorted(namespaces().intersection(namespace_names))
+    if taken:
+        todo = f"remove it with `ip netns delete {taken[0]}`"
+        raise Refused(f"lab {name}: namespace {taken[0]} exists and is not the lab's: {todo}")
+    directory = record_directory(name)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "namespaces").write_text("".join(f"{each}\n" for each in namespace_names))
+    return directory
+
+
+@contextlib.contextmanager
+def alone(name: str, asked: str) -> Iterator[None]:
+    """Hold the lab `name` for this process; Refused if another one is using it. Ends with the process, however."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    path = RECORDS / f"{name}.lock"
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise Refused(f"{asked}: lab {name} is in use by process {lock.read().strip()}: let it end first") from None
+        if os.fstat(lock.fileno()).st_nlink == 0:
+            raise Refused(f"{asked}: lab {name} has ended just now: try again")
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            # gone unless another lab, or this one with --keep, is still recorded
+            with contextlib.suppress(OSError):
+                RECORDS.rmdir()
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into SystemExit while the block runs, so that they too clean up."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    former = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def clear(name: str) -> list[str]:
+    """Remove whatever a run of the lab `name` left: daemons, pins, namespaces, files. The namespaces removed.
+
+    The caller holds `alone(name, …)`. Doing it twice, or with nothing there, is no error.
+    """
+    directory, instance = record_directory(name), instance_name(name)
+    made = _words(directory / "namespaces")
+    left = [each for each in made if each in namespaces()]
+    # a daemon whose pid was never written is still found by the namespace it lives in
+    pids = {int(word) for word in _words(directory / "pid") if word.isdigit()}
+    end_daemons(instance, pids.union(*(pids_in(each) for each in left)))
+    remove_instance(instance)
+    tear_down(tuple(left))
+    shutil.rmtree(directory, ignore_errors=True)
+    return left
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except FileNotFoundError:
+        return []
+
+
+def down() -> list[str]:
+    """Remove every lab on this machine; returns the namespaces that were there."""
+    require("lab down", ("ip",))
+    removed: list[str] = []
+    for name in LABS:
+        with alone(name, "lab down"):
+            removed += clear(name)
+    return removed

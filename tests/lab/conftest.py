@@ -1,0 +1,60 @@
+"""Fixtures for tests that need root; where they cannot run they are skipped, and the reason is given.
+
+A test marked `rootless` needs nothing and always runs.
+"""
+
+import os
+
+import pytest
+
+from lab.net import Daemon, Router, missing_tools, remove_leftovers
+
+TOOLS = ("ip", "nsenter", "ethtool", "ping", "tcpdump", "curl", "timeout")
+
+
+def why_not() -> str | None:
+    if os.geteuid() != 0:
+        return "needs root"
+    missing = missing_tools(*TOOLS)
+    return f"needs {', '.join(missing)}" if missing else None
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "rootless: needs neither root nor tools")
+
+
+def pytest_collection_modifyitems(items):
+    reason = why_not()
+    if reason is None:
+        return
+    for item in items:
+        if item.path.parent.name == "lab" and item.get_closest_marker("rootless") is None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_leftovers():
+    if why_not() is None:
+        remove_leftovers()
+
+
+@pytest.fixture
+def router():
+    """A fresh client -- router -- server network."""
+    with Router() as net:
+        yield net
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    """A function that starts a daemon in a namespace: `daemon(ns, "--trace")`; all are cleaned up after the test."""
+    started = []
+
+    def start(ns: str, *arguments: str) -> Daemon:
+        one = Daemon(ns, tmp_path / f"daemon{len(started)}", *arguments)
+        started.append(one)
+        return one.__enter__()
+
+    yield start
+    for one in started:
+        one.clean()
