@@ -1,0 +1,55 @@
+"""Hopline: a programmable next hop for Linux.
+
+`connect()` gives a running daemon's verbs; `hopline.kernel` (objects, maps, links, rings) is usable without a daemon.
+Names are loaded when first used, so importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hopline.client import Client, connect
+    from hopline.config import Forward, Intent, Interface
+    from hopline.errors import (
+        HoplineError,
+        InvalidInput,
+        KernelError,
+        LayoutError,
+        NotFound,
+        Refused,
+        Unavailable,
+        VerifierRefusal,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "Forward",
+    "HoplineError",
+    "Intent",
+    "Interface",
+    "InvalidInput",
+    "KernelError",
+    "LayoutError",
+    "NotFound",
+    "Refused",
+    "Unavailable",
+    "VerifierRefusal",
+    "__version__",
+    "connect",
+]
+
+_HOMES = {"Client": "client", "connect": "client", "Forward": "config", "Intent": "config", "Interface": "config"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'hopline' has no attribute {name!r}")
+    value = getattr(import_module(f"hopline.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,6 +1,7 @@
 """`forward get`: ask the shipped program about a packet, by a second load of it that records and writes nothing."""
 
 from ipaddress import ip_address
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def probe_packet(address: str, mac: bytes) -> bytes:
     """Return a UDP packet with TTL 64 to `address`, in a frame to `mac`."""
     destination = ip_address(address)
     if destination.version == 6:
-        header = bytes.fromhex("6000000000081140") + ip_address(SENDER6).packed + destination.packed
+        header = bytearray(bytes.fromhex("6000000000081140") + ip_address(SENDER6).packed + destination.packed)
         ethertype = b"\x86\xdd"
     else:
         header = bytearray(bytes.fromhex("4500001c0000400040110000") + ip_address(SENDER4).packed + destination.packed)
@@ -86,7 +87,7 @@ class Asker:
         self.attachments = attachments
         self.tables = tables
         self.surroundings = surroundings
-        self.lookups = attachments.datapath.layout.enum("lookup")
+        self.lookups: Any = attachments.datapath.layout.enum("lookup")
 
     def answer(self, address: str, in_dev: str, attachment: Attachment) -> ForwardAnswer:
         """Return what a packet to `address` would get on the interface, from where and why."""

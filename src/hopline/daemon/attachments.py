@@ -3,10 +3,11 @@
 import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from hopline.config import Interface
+from hopline.config import Interface, Mode
 from hopline.daemon.datapath import PIPELINE, Datapath
 from hopline.errors import KernelError, Refused
 from hopline.features.forward import mac_word
@@ -54,7 +55,7 @@ class Attachments:
         self.datapath = datapath
         self.trace = trace
         self.by_index: dict[int, Attachment] = {}
-        self.flags = datapath.layout.enum("interface_flag")
+        self.flags: Any = datapath.layout.enum("interface_flag")
         self._rests: dict[int, float] = {}
         self._egress: dict[tuple[str, int], int] = {}
         self.slots: dict[int, int] = {
@@ -184,7 +185,7 @@ class Attachments:
             return pinned
         slot = self.slots[link.index]
         failure: KernelError | None = None
-        modes = ("native", "generic") if interface.mode == "auto" else (interface.mode,)
+        modes: tuple[Mode, ...] = ("native", "generic") if interface.mode == "auto" else (interface.mode,)
         for mode in modes:
             loaded = self.datapath.load_pipeline(slot, generic=mode == "generic", trace=self.trace)
             try:
@@ -201,7 +202,7 @@ class Attachments:
         assert failure is not None
         raise failure
 
-    def _attach(self, name: str, program: Program, index: int, mode: str, replace: bool) -> XdpLink:
+    def _attach(self, name: str, program: Program, index: int, mode: Mode, replace: bool) -> XdpLink:
         other = query(index)
         if other is None:
             return XdpLink.attach(program, index, mode)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,10 +60,11 @@ class Datapath:
             raise
         self.maps: dict[str, Map] = {name: self.base.map(name) for name in self._shared(self.base)}
         self.layout = self.base.layout
-        self.limits = self.layout.enum("limit")
-        self.verdicts = self.layout.enum("verdict")
-        self.states = self.layout.enum("adjacency_state")
-        self.ids = self.layout.enum("adjacency_id")
+        # the members of these come from the object, so no type checker knows them
+        self.limits: Any = self.layout.enum("limit")
+        self.verdicts: Any = self.layout.enum("verdict")
+        self.states: Any = self.layout.enum("adjacency_state")
+        self.ids: Any = self.layout.enum("adjacency_id")
         self.cache_buckets = self.maps["cache4"].max_entries
         self.adjacency_limit = min(self.limits.ADJACENCIES, self.cache_buckets)
         self.learned_base = self.adjacency_limit // 2

@@ -242,4 +242,3 @@ def _named(value: Any) -> str:
 def _encoded(value: Any) -> bytes:
     # ASCII, so that a traceId with half a surrogate pair goes back as it came
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
-

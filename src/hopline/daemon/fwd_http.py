@@ -42,7 +42,7 @@ class FwdServer:
 
     @classmethod
     async def open(cls, api: FwdApi, endpoint: Endpoint, allow: Sequence[IPv4Network | IPv6Network] = ()) -> Self:
-        """Listen on `endpoint`; clients in `allow`, and loopback's where that is what it listens on, have all rights."""
+        """Listen on `endpoint`; clients in `allow` have a right to act, and loopback's where that is the endpoint."""
         server = cls(api, allow, endpoint.loopback)
         try:
             server._server = await asyncio.start_server(server._accept, endpoint.host, endpoint.port, backlog=128)

@@ -1,6 +1,9 @@
 """Reading the datapath for people: interfaces with their counters, entries, next hops."""
 
 from collections.abc import Iterator
+from typing import Any
+
+from numpy.typing import NDArray
 
 from hopline.config import Interface, Origin
 from hopline.daemon.attachments import Attachments
@@ -32,7 +35,9 @@ class Readout:
         wanted = sorted(self.surroundings.wanted.values(), key=lambda interface: interface.name)
         return [self._interface(i, problems.get(i.name), warnings.get(i.name, []), totals) for i in wanted]
 
-    def _interface(self, wanted: Interface, problem: str | None, warnings: list[str], totals) -> InterfaceState:  # noqa: ANN001
+    def _interface(
+        self, wanted: Interface, problem: str | None, warnings: list[str], totals: NDArray[Any]
+    ) -> InterfaceState:
         link = self.surroundings.link_named(wanted.name)
         attachment = self.attachments.by_index.get(link.index) if link else None
         if attachment is None or link is None:

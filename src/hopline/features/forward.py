@@ -160,4 +160,3 @@ def recovered_next_hop(adjacency: Adjacency, names: Mapping[int, str]) -> NextHo
     if name is None or adjacency.state != "READY":
         return None
     return NextHop(dev=name, src_mac=word_mac(adjacency.source), dst_mac=word_mac(adjacency.destination))
-

@@ -40,6 +40,7 @@ def last_message() -> str:
 def check(result: int, asked: str, todo: str = "") -> int:
     """Return a system call's result, or raise KernelError(asked) when it is a negative errno."""
     if result >= 0:
+        lib.hl_message_clear()  # a warning about what worked must not explain a later failure
         return result
     said = last_message()
     number = portable(-result)
@@ -70,7 +71,8 @@ def open_pin(path: str | Path, kind: str) -> int:
     found = kind_of(fd)
     if found != kind:
         os.close(fd)
-        raise KernelError(f"open pin {path}: a {found or 'foreign file'}, not a {kind}", errno.EINVAL, "name another pin")
+        asked = f"open pin {path}: a {found or 'foreign file'}, not a {kind}"
+        raise KernelError(asked, errno.EINVAL, "name another pin")
     return fd
 
 

@@ -154,14 +154,16 @@ def replace_foreign(ifindex: int, program: Program, mode: Mode = "auto") -> XdpL
 
 def _detach_foreign(ifindex: int, before: Attached) -> None:
     asked = f"detach xdp {before.name} (id {before.program_id}) from {interface_name(ifindex)}"
-    links = _links_of(before.program_id, ifindex)
-    if len(links) > 1:
-        # the kernel does not say which namespace a link's interface index belongs to
-        ids = ", ".join(map(str, links))
-        raise Refused(f"{asked}: links {ids} all carry it on an interface of that number: detach the right one by hand")
-    if not links:
-        check(lib.hl_xdp_detach(ifindex, FLAGS[before.mode]), asked)
+    result = lib.hl_xdp_detach(ifindex, FLAGS[before.mode])
+    if result != -errno.EBUSY:
+        check(result, asked)
         return
+    lib.hl_message_clear()
+    # EBUSY: a link holds it, and the kernel does not say which namespace a link's interface index belongs to
+    links = _links_of(before.program_id, ifindex)
+    if len(links) != 1:
+        ids = ", ".join(map(str, links))
+        raise Refused(f"{asked}: links {ids or '(none)'} carry it on an interface of that number: detach it by hand")
     with XdpLink.from_id(links[0]) as link:
         link.detach()
 

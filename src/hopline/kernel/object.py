@@ -181,6 +181,7 @@ class BpfObject:
         result = lib.bpf_object__load(self._object)
         if result < 0:
             raise self._refusal(portable(-result))
+        lib.hl_message_clear()
         self.loaded = True
 
     def _refusal(self, errno: int) -> KernelError:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections import Counter
 from typing import Any
 
 from hopline.errors import HoplineError
@@ -58,20 +59,23 @@ class Node:
         return ", ".join(f"{now[device] - self._counted.get(device, 0)} on {device}" for device in sorted(now))
 
     def entry(self, destination: str, origin: str) -> str:
-        """What `forward show` has for a destination: `enp0s9 SRC-MAC > DST-MAC`, or `no entry`."""
+        """What `forward show` has for a destination: `enp0s9 A.enp0s9 > C.enp0s9`, or `no entry`."""
         rows = self.service.json("forward", "show", destination, "--origin", origin)
         hosts = (destination, f"{destination}/32")
         for row in rows:
             if row["to"] in hosts:
-                return f"{row['dev']} {row['src_mac']} > {row['dst_mac']}"
+                return self.play.named(f"{row['dev']} {row['src_mac']} > {row['dst_mac']}")
         return "no entry"
 
     def trace_end(self) -> int:
         """Where the daemon's log ends now, in bytes."""
         return self.service.log.stat().st_size
 
-    def check_trace(self, since: int, destination: str, count: int) -> bool:
-        """Show the trace of packets to `destination` since `trace_end`, and check there is a line for each packet."""
+    def check_trace(self, since: int, destination: str, count: int, hop: str) -> bool:
+        """Show the trace since `trace_end` of packets to `destination`; check it has `count`, all sent on by `hop`.
+
+        A hop reads like `enp0s9 A.enp0s9 > C.enp0s9`.
+        """
         deadline = time.monotonic() + TRACE_SECONDS
         lines: list[str] = []
         while len(lines) < count and time.monotonic() < deadline:
@@ -79,10 +83,12 @@ class Node:
             with self.service.log.open("rb") as log:
                 log.seek(since)
                 said = log.read().decode(errors="replace").splitlines()
-            lines = [line for line in said if f"> {destination}" in line and "FORWARDED" in line]
+            lines = [line for line in said if f" > {destination} " in line and " FORWARDED " in line]
         self.story.line(f"   trace on {self.host}, packets to {destination}:")
         self.story.output(lines or ["(nothing)"])
-        return self.story.check(f"trace, to {destination}", f"{count} FORWARDED", f"{len(lines)} FORWARDED")
+        taken = Counter(self.play.named(line.rpartition(" to ")[2]) for line in lines)
+        seen = ", ".join(f"{n} FORWARDED to {way}" for way, n in taken.items()) or "nothing"
+        return self.story.check(f"trace, packets to {destination}", f"{count} FORWARDED to {hop}", seen)
 
     def post(self, host: str, action: str, **fields: object) -> dict[str, Any]:
         """POST an action to the JSON API with curl from another machine, showing both; the parsed answer."""
@@ -103,8 +109,9 @@ class Node:
         return f"code {answer.get('code')}" + (f": {errors}" if errors else "")
 
     def query(self, host: str, destination: str) -> str:
-        """What QueryForward says of a destination: `operator: device 2, SRC-MAC > DST-MAC`, or `no entry`."""
+        """What QueryForward says of a destination: `operator: device 2, A.enp0s3 > C.enp0s3`, or `no entry`."""
         for row in self.post(host, "QueryForward").get("Tables", []):
             if row["Ip"] == destination:
-                return f"{row['Origin']}: device {row['Iface']}, {row['SrcMac']} > {row['DstMac']}"
+                way = f"{row['SrcMac']} > {row['DstMac']}"
+                return self.play.named(f"{row['Origin']}: device {row['Iface']}, {way}")
         return "no entry"

@@ -11,6 +11,7 @@ from hopline.lab.story import Story
 from hopline.lab.tcpdump import Echo, Tcpdump, describe
 
 _PING = re.compile(r"(\d+) packets transmitted, (\d+) (?:packets )?received")
+_TTL = re.compile(r"\bttl=(\d+)")
 
 
 class Theatre:
@@ -40,7 +41,7 @@ class Theatre:
         run(enter(self.namespace(host), shlex.split(command)), check=False)
 
     def ping(self, host: str, target: str, count: int = 3) -> str:
-        """Ping and show it; the answer reads like `3 of 3 answered`."""
+        """Ping and show it; the answer reads like `3 of 3 answered, ttl 64`."""
         command = f"ping -n -c {count} -i 0.2 -W 1 {target}"
         self.story.command(host, command)
         result = run(enter(self.namespace(host), shlex.split(command)), check=False)
@@ -49,7 +50,14 @@ class Theatre:
         found = _PING.search(result.stdout)
         if found is None:
             return (result.stderr.strip().splitlines() or ["ping said nothing"])[-1]
-        return f"{found[2]} of {found[1]} answered"
+        lives = sorted(set(_TTL.findall(result.stdout)))
+        return f"{found[2]} of {found[1]} answered" + (f", ttl {' and '.join(lives)}" if lives else "")
+
+    def named(self, text: str) -> str:
+        """The text with each MAC address that has a name replaced by it."""
+        for mac, name in self.names.items():
+            text = text.replace(mac, name)
+        return text
 
     @contextlib.contextmanager
     def watching(self, *ports: str) -> Iterator[dict[str, list[Echo]]]:

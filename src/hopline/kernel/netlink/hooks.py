@@ -199,5 +199,3 @@ def _tcx(index: int, attach_type: int) -> int:
     if number_of is None or _libc.syscall(number_of, _BPF_PROG_QUERY, query, 64) != 0:
         return 0
     return int(struct.unpack_from("=I", query, 24)[0])
-
-

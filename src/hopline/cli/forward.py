@@ -1,0 +1,149 @@
+"""`hopline forward`: where packets to a destination go next."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hopline.cli import output
+from hopline.cli.grammar import (
+    Noun,
+    client,
+    common_options,
+    complete_destinations,
+    complete_devices,
+    complete_interfaces,
+    json_option,
+)
+
+if TYPE_CHECKING:
+    from hopline.config import Origin
+    from hopline.daemon.protocol import ForwardAnswer
+
+
+@click.group(cls=Noun)
+@common_options
+def forward() -> None:
+    """Where packets to a destination go next; alone, it shows the entries."""
+
+
+def _next_hop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command DEST and the two ways to name a next hop."""
+    for decorate in (
+        click.option("--via", metavar="ADDR", help="The next hop's address; its MAC address is followed."),
+        click.option("--src-mac", metavar="MAC", help="The source MAC address; the device's own unless told."),
+        click.option("--dst-mac", metavar="MAC", help="The next hop's MAC address."),
+        click.option("--dev", metavar="DEV", help="The device to leave by.", shell_complete=complete_devices),
+        click.argument("dest"),
+    ):
+        function = decorate(function)
+    return function
+
+
+@forward.command()
+@_next_hop
+@common_options
+def add(dest: str, **next_hop: str | None) -> None:
+    """Enter DEST, an address or a prefix: by --dev and --dst-mac, or by --via."""
+    _check(next_hop)
+    client().forward.add(dest, **next_hop)
+
+
+@forward.command()
+@_next_hop
+@common_options
+def replace(dest: str, **next_hop: str | None) -> None:
+    """Enter DEST, or change where it goes."""
+    _check(next_hop)
+    client().forward.replace(dest, **next_hop)
+
+
+@forward.command("del")
+@click.argument("dest", shell_complete=complete_destinations)
+@common_options
+def del_(dest: str) -> None:
+    """Remove the operator's entry to DEST."""
+    client().forward.delete(dest)
+
+
+@forward.command()
+@click.argument("dest", required=False, shell_complete=complete_destinations)
+@click.option("--origin", type=click.Choice(["operator", "learned"]), help="Only entries of this origin.")
+@click.option("--limit", type=click.IntRange(1, 999_999_999), metavar="N", help="At most this many.")
+@click.option("--next-hops", is_flag=True, help="Show next hops with their packets and bytes instead.")
+@json_option
+@common_options
+def show(dest: str | None, origin: "Origin | None", limit: int | None, next_hops: bool, as_json: bool) -> None:
+    """Show the entries, or the one to DEST."""
+    if next_hops:
+        if dest is not None or origin is not None or limit is not None:
+            raise click.UsageError("--next-hops shows all: leave the rest out", click.get_current_context())
+        _show_next_hops(as_json)
+        return
+    rows = client().forward.show(dest, origin=origin, limit=limit)
+    if as_json:
+        output.json(rows)
+        return
+    columns = ["DESTINATION", "DEV", "SRC-MAC", "DST-MAC", "ORIGIN", "FRESH"]
+    output.table(columns, [(r.to, r.dev, r.src_mac, r.dst_mac, r.origin, r.fresh or None) for r in rows])
+
+
+@forward.command()
+@click.argument("address", metavar="ADDR")
+@click.option("--in", "in_dev", metavar="DEV", help="The device it came in by.", shell_complete=complete_interfaces)
+@json_option
+@common_options
+def get(address: str, in_dev: str | None, as_json: bool) -> None:
+    """Say what a packet to ADDR would get, from where, and why."""
+    answer = client().forward.get(address, in_dev=in_dev)
+    if as_json:
+        output.json(answer)
+        return
+    click.echo(_sentence(answer))
+    for reason in answer.why:
+        click.echo(f"    {reason}")
+
+
+@forward.command()
+@click.option("--origin", type=click.Choice(["learned"]), required=True, help="The entries to forget.")
+@json_option
+@common_options
+def flush(origin: "Origin", as_json: bool) -> None:
+    """Forget all learned entries; they are learned again as packets come."""
+    forgotten = client().forward.flush(origin=origin)
+    if as_json:
+        output.json({"changed": forgotten})
+    else:
+        click.echo(f"{forgotten} learned {'entry' if forgotten == 1 else 'entries'} forgotten")
+
+
+def _check(next_hop: dict[str, str | None]) -> None:
+    """Refuse a command line that names no next hop, or two."""
+    ctx = click.get_current_context()
+    via, dst_mac, src_mac = next_hop["via"], next_hop["dst_mac"], next_hop["src_mac"]
+    if via is not None and (dst_mac is not None or src_mac is not None):
+        raise click.UsageError("--via finds the MAC addresses itself: give --via, or --dev and --dst-mac", ctx)
+    if via is None and (next_hop["dev"] is None or dst_mac is None):
+        raise click.UsageError("no next hop: give --dev DEV --dst-mac MAC, or --via ADDR", ctx)
+
+
+def _show_next_hops(as_json: bool) -> None:
+    rows = client().forward.next_hops()
+    if as_json:
+        output.json(rows)
+        return
+    columns = ["DEV", "SRC-MAC", "DST-MAC", "MTU", "ENTRIES", "PACKETS", "BYTES"]
+    cells = [(r.dev, r.src_mac, r.dst_mac, r.mtu, r.entries, r.packets, r.bytes) for r in rows]
+    output.table(columns, cells, right=["MTU", "ENTRIES", "PACKETS", "BYTES"])
+
+
+def _sentence(answer: "ForwardAnswer") -> str:
+    """Return one line in the manner of `ip route get`."""
+    parts = [answer.address]
+    named = {"via": answer.via, "dev": answer.dev, "src-mac": answer.src_mac, "dst-mac": answer.dst_mac}
+    named |= {"mtu": None if answer.mtu is None else str(answer.mtu), "origin": answer.origin, "entry": answer.entry}
+    for name, value in named.items():
+        if value is not None:
+            parts += [name, value]
+    parts += ["verdict", answer.verdict]
+    return " ".join([*parts, "cached"] if answer.cached else parts)

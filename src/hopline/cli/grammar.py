@@ -1,0 +1,123 @@
+"""What all nouns share: a bare noun shows, aliases, and `--instance` before or after the verb."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from hopline.client import Client
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ALIASES = {"list": "show", "ls": "show", "delete": "del", "rm": "del"}
+_HELP = ("-h", "--help")
+_TAKE_A_VALUE = ("--instance", "--run")
+
+
+@dataclass
+class Target:
+    """Which daemon a command line means; None where it says nothing."""
+
+    instance: str | None = None
+    run: str | None = None
+
+
+class Group(click.Group):
+    """Knows the hidden aliases of verbs."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the verb of that name or alias."""
+        return super().get_command(ctx, cmd_name) or super().get_command(ctx, _ALIASES.get(cmd_name, ""))
+
+
+class Noun(Group):
+    """A noun: without a verb it means `show`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the verb in where it is left out: at the end, or before the first option that is not the noun's own."""
+        place = 0
+        while place < len(args) and args[place].partition("=")[0] in _TAKE_A_VALUE:
+            place += 1 if "=" in args[place] else 2
+        rest = args[place:]
+        bare = not rest or (rest[0].startswith("-") and rest[0] not in _HELP)
+        # resilient: a shell asks for completion of the verb itself
+        if bare and not ctx.resilient_parsing:
+            args = [*args[:place], "show", *rest]
+        return super().parse_args(ctx, args)
+
+
+def target(ctx: click.Context | None = None) -> Target:
+    """Return the daemon that the command line means so far."""
+    found = (ctx or click.get_current_context()).find_root().ensure_object(Target)
+    return found
+
+
+def instance() -> str:
+    """Return the instance that the command line means, checked."""
+    from hopline.config import instance_name
+
+    return instance_name(target().instance or "main")
+
+
+def client() -> "Client":
+    """Return a client of the daemon that the command line means."""
+    from hopline.client import connect
+
+    return connect(instance(), target().run)
+
+
+def common_options(function: F) -> F:
+    """Give a command `--instance` and `--run`, which it does not see: `client()` and `instance()` do."""
+    function = _target_option("--run", "run", "DIR", "Where the daemon's sockets are.")(function)
+    return _target_option("--instance", "instance", "NAME", "The instance meant; main unless told.")(function)
+
+
+def _target_option(flag: str, field: str, metavar: str, text: str) -> Callable[[F], F]:
+    def store(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is None:
+            return
+        known = target(ctx)
+        before = getattr(known, field)
+        if before not in (None, value):
+            raise click.UsageError(f"{flag} is given twice, as {before} and as {value}", ctx)
+        setattr(known, field, value)
+
+    return click.option(flag, metavar=metavar, help=text, expose_value=False, callback=store)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON with the API's field names.")
+
+
+def complete_devices(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return this network namespace's devices."""
+    import socket
+
+    return [name for _, name in socket.if_nameindex() if name.startswith(incomplete)]
+
+
+def complete_destinations(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return some of the operator's destinations; none if the daemon does not answer at once."""
+    from hopline.client import connect
+    from hopline.errors import HoplineError
+
+    meant = target(ctx)
+    try:
+        rows = connect(meant.instance or "main", meant.run, timeout=0.5).forward.show(origin="operator", limit=1000)
+    except HoplineError:
+        return []
+    return [row.to for row in rows if row.to.startswith(incomplete)]
+
+
+def complete_interfaces(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the interfaces that Hopline has; none if the daemon does not answer at once."""
+    from hopline.client import connect
+    from hopline.errors import HoplineError
+
+    meant = target(ctx)
+    try:
+        states = connect(meant.instance or "main", meant.run, timeout=0.5).interface.show()
+    except HoplineError:
+        return []
+    return [state.name for state in states if state.name.startswith(incomplete)]

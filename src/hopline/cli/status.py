@@ -1,0 +1,68 @@
+"""`hopline status`: what the daemon does, and what stops it from doing more."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hopline.cli import output
+from hopline.cli.grammar import client, common_options, json_option
+from hopline.cli.interface import learning
+
+if TYPE_CHECKING:
+    from hopline.daemon.protocol import InterfaceState, Status
+
+
+@click.command()
+@json_option
+@common_options
+def status(as_json: bool) -> None:
+    """What the daemon does, and what stops it from doing more."""
+    found = client().status()
+    if as_json:
+        output.json(found)
+        return
+    for line in _head(found):
+        click.echo(line)
+    for state in found.interfaces:
+        click.echo("")
+        for line in _interface(state):
+            click.echo(line)
+
+
+def _head(found: "Status") -> list[str]:
+    cache = found.cache
+    return [
+        f"instance {found.instance}: hopline {found.version}, process {found.pid}, up {_duration(found.uptime_s)}",
+        f"    network namespace {found.netns}, generation {found.generation}, lease {found.lease_ms} ms",
+        f"    entries: {found.entries.operator} operator, {found.entries.learned} learned;"
+        f" cache: {cache.size_ipv4} IPv4, {cache.size_ipv6} IPv6",
+        *(f"    note: {note}" for note in found.notes),
+    ]
+
+
+def _interface(state: "InterfaceState") -> list[str]:
+    if not state.attached:
+        head = f"{state.name}: not attached: {state.problem or 'unknown'}"
+    else:
+        program = f"{state.program} (id {state.program_id}, tag {state.tag})"
+        head = f"{state.name}: {state.mode} mode, program {program}, steps {' '.join(state.steps) or 'none'}"
+    lines = [head, f"    learning {learning(state)}{', policy bypassed' if state.bypass_policy else ''}"]
+    lines += [f"        because {reason}" for reason in state.forbids]
+    lines += [f"    warning: {warning}" for warning in state.warnings]
+    counted = [(name, count) for name, count in state.verdicts.items() if count.packets]
+    if not counted:
+        return [*lines, "    no packet yet"] if state.attached else lines
+    name_width = max(len(name) for name, _ in counted)
+    packets_width = max(len(str(count.packets)) for _, count in counted)
+    for name, count in sorted(counted, key=lambda pair: -pair[1].packets):
+        lines.append(f"    {name:<{name_width}}  {count.packets:>{packets_width}} packets  {count.bytes} bytes")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    shown = [f"{value} {unit}" for value, unit in parts if value]
+    return " ".join(shown[:2]) or "0 s"

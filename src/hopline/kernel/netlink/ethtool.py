@@ -1,0 +1,103 @@
+"""Offloads of a device, by ethtool over netlink (Documentation/networking/ethtool-netlink.rst, Linux 5.6)."""
+
+import struct
+from dataclasses import dataclass
+
+from hopline.errors import InvalidInput, KernelError, NotFound
+from hopline.kernel.netlink.wire import (
+    NETLINK_GENERIC,
+    GenericFamily,
+    Socket,
+    attribute,
+    attribute_list,
+    attributes,
+    text,
+)
+
+_FEATURES_GET, _FEATURES_SET = 11, 12
+_HEADER, _HARDWARE, _WANTED, _ACTIVE = 1, 2, 3, 4
+_NESTED = 0x8000
+_EOPNOTSUPP, _ENODEV = 95, 19
+
+# the words of `ethtool -K` and the kernel's feature names they stand for (net/ethtool/common.c); a dash ends a prefix
+_WORDS = {
+    "tx": ("tx-checksum-",),
+    "rx": ("rx-checksum",),
+    "gro": ("rx-gro",),
+    "gso": ("tx-generic-segmentation",),
+    "tso": ("tx-tcp-", "tx-tcp6-"),
+    "lro": ("rx-lro",),
+    "rx-gro-hw": ("rx-gro-hw",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Offloads:
+    """Feature names of a device: those it could switch, and those that are on."""
+
+    changeable: frozenset[str]
+    active: frozenset[str]
+
+    def on(self, word: str) -> bool:
+        """Whether any feature of this word of `ethtool -K` is on."""
+        return bool(_names(word, self.active))
+
+
+def offloads(name: str) -> Offloads:
+    """NotFound when there is no such device here; KernelError on a kernel before 5.6."""
+    answer = _ask(_FEATURES_GET, _device(name), f"read the offloads of {name}")[0]
+    found = attributes(answer, 4)
+    return Offloads(_bits(found.get(_HARDWARE, b"")), _bits(found.get(_ACTIVE, b"")))
+
+
+def get_offload(name: str, feature: str) -> bool:
+    """Whether an offload is on; `feature` is a word of `ethtool -K`: tx, rx, gro, gso, tso, lro, rx-gro-hw."""
+    return offloads(name).on(feature)
+
+
+def set_offload(name: str, feature: str, on: bool) -> None:
+    """Switches an offload; KernelError when the device cannot, or keeps it as it was."""
+    asked = f"set {feature} {'on' if on else 'off'} on {name}"
+    names = _names(feature, offloads(name).changeable)
+    if not names:
+        raise KernelError(asked, _EOPNOTSUPP, "the device has no such offload")
+    bits = b""
+    for bit in sorted(names):
+        value = attribute(2, bit.encode() + b"\0") + (attribute(3, b"") if on else b"")
+        bits += attribute(1 | _NESTED, value)
+    _ask(_FEATURES_SET, _device(name) + attribute(_WANTED | _NESTED, attribute(3 | _NESTED, bits)), asked)
+    if bool(_names(feature, offloads(name).active)) != on:
+        raise KernelError(asked, _EOPNOTSUPP, "the device keeps it as it was")
+
+
+def _names(word: str, of: frozenset[str]) -> set[str]:
+    if word not in _WORDS:
+        raise InvalidInput("feature", f"{word} is none", f"one of {', '.join(_WORDS)}")
+    stems = _WORDS[word]
+    return {name for name in of if any(name == stem or (stem[-1] == "-" and name.startswith(stem)) for stem in stems)}
+
+
+def _device(name: str) -> bytes:
+    return attribute(_HEADER | _NESTED, attribute(2, name.encode()[:15] + b"\0"))
+
+
+def _bits(bitset: bytes) -> frozenset[str]:
+    """The names in a verbose bitset; with a mask those whose value is set."""
+    found = attributes(bitset)
+    names = set()
+    for _, bit in attribute_list(found.get(3, b"")):
+        entry = attributes(bit)
+        if 1 in found or 3 in entry:  # ETHTOOL_A_BITSET_NOMASK: being listed is being set
+            names.add(text(entry.get(2, b"")))
+    return frozenset(names)
+
+
+def _ask(command: int, body: bytes, asked: str) -> list[bytes]:
+    with Socket(NETLINK_GENERIC) as netlink:
+        family = GenericFamily(netlink, "ethtool")
+        try:
+            return netlink.request(family.number, struct.pack("=BBH", command, 1, 0) + body, asked=asked)
+        except KernelError as error:
+            if error.errno == _ENODEV:
+                raise NotFound(f"{asked}: no such device here: see ip link") from None
+            raise
