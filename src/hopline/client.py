@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from hopline.config import Forward, Interface, Mode, Origin, instance_name
+from hopline.config import Forward, Interface, Mode, Origin, device_name, instance_name
 from hopline.daemon.options import default_run
 from hopline.daemon.protocol import (
     ForwardAnswer,
@@ -139,17 +139,17 @@ class InterfaceVerbs:
         """Change what is given."""
         given: dict[str, object] = {"mode": mode, "bypass_policy": bypass_policy}
         body = {field: value for field, value in given.items() if value is not None}
-        return self._client.ask("PATCH", f"/interfaces/{quote(name, safe='')}", body=body, kind=InterfaceAdded)
+        return self._client.ask("PATCH", _interface(name), body=body, kind=InterfaceAdded)
 
     def delete(self, name: str) -> None:
         """Stop handling what `name` receives."""
-        self._client.ask("DELETE", f"/interfaces/{quote(name, safe='')}", kind=msgspec.Raw)
+        self._client.ask("DELETE", _interface(name), kind=msgspec.Raw)
 
     def show(self, name: str | None = None) -> list[InterfaceState]:
         """Return all interfaces, or the one named; NotFound if there is none of that name."""
         if name is None:
             return self._client.ask("GET", "/interfaces", kind=list[InterfaceState])
-        return [self._client.ask("GET", f"/interfaces/{quote(name, safe='')}", kind=InterfaceState)]
+        return [self._client.ask("GET", _interface(name), kind=InterfaceState)]
 
 
 class ForwardVerbs:
@@ -212,6 +212,11 @@ class ForwardVerbs:
     def flush(self, *, origin: Origin = "learned") -> int:
         """Forget the learned entries; return how many there were."""
         return self._client.ask("POST", "/forwards/flush", body={"origin": origin}, kind=dict[str, int])["changed"]
+
+
+def _interface(name: str) -> str:
+    # checked here: a slash, even quoted, would name another resource
+    return f"/interfaces/{quote(device_name(name, 'name'))}"
 
 
 class _UnixConnection(http.client.HTTPConnection):

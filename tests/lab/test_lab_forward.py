@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import subprocess
@@ -6,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hopline.lab import instance_name
+from hopline.errors import HoplineError
+from hopline.lab import forward, instance_name
 from hopline.lab.forward import TOPOLOGY
 from hopline.lab.service import PINS, RUN, is_daemon
 from hopline.lab.shell import hopline_command, namespaces
@@ -102,6 +104,28 @@ def test_a_second_story_at_the_same_time_is_refused_and_does_no_harm():
     assert namespaces() >= NAMES
     story.terminate()
     story.wait(30)
+
+
+def test_a_step_that_shows_something_else_makes_the_story_fail(monkeypatch):
+    # without step 2 no request ever reaches C, which step 4 expects
+    monkeypatch.setattr(forward, "STEPS", (forward.unreachable, forward.server_link_down))
+    out = io.StringIO()
+    assert forward.run(out=out) == 1
+    assert "DIFFERS" in out.getvalue()
+    assert "steps that differ: 2" in out.getvalue()
+    assert remains() == []
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_story_that_breaks_off_cleans_up_even_with_keep(monkeypatch, keep):
+    def breaks(play, node):
+        node.serve()
+        raise HoplineError("it broke")
+
+    monkeypatch.setattr(forward, "STEPS", (breaks,))
+    with pytest.raises(HoplineError, match="it broke"):
+        forward.run(keep, out=io.StringIO())
+    assert remains() == []
 
 
 def test_a_foreign_namespace_of_the_same_name_is_left_alone():

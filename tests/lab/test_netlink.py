@@ -4,11 +4,11 @@ import asyncio
 import json
 
 import pytest
-from lab.netlink_room import needs_root, room, shell
 
 from hopline.errors import InvalidInput, KernelError, NotFound
 from hopline.kernel import netns
 from hopline.kernel.netlink import change, ethtool, query
+from lab.netlink_room import needs_root, room, shell
 
 pytestmark = needs_root
 MAC = bytes.fromhex("020000000001")
@@ -104,11 +104,11 @@ def test_the_setters_do_what_ip_would(ns):
 
 
 def test_errors_name_the_device_and_what_was_asked(ns):
-    with pytest.raises(KernelError, match="look up the route to 10.9.0.1: network is unreachable"):
+    with pytest.raises(KernelError, match=r"look up the route to 10\.9\.0\.1: network is unreachable"):
         netns.run_in(ns, query.route_get, "10.9.0.1")
     with pytest.raises(NotFound, match="interface gone"):
         netns.run_in(ns, change.add_address, "gone", "10.0.0.1/24")
-    with pytest.raises(NotFound, match="delete the route to 10.0.0.0/8"):
+    with pytest.raises(NotFound, match=r"delete the route to 10\.0\.0\.0/8"):
         netns.run_in(ns, change.delete_route, "10.0.0.0/8")
     netns.run_in(ns, change.create_veth, "v0", "v1")
     with pytest.raises(KernelError, match="create veth v0: file exists"):
@@ -130,7 +130,7 @@ def test_offloads_are_what_ethtool_shows(ns):
             netns.run_in(ns, ethtool.set_offload, "v0", feature, on)
             assert netns.run_in(ns, ethtool.get_offload, "v0", feature) is on
             assert f"{shown}: {'on' if on else 'off'}" in shell(ns, "ethtool -k v0")
-    with pytest.raises(KernelError, match="set lro on on v0: .*no such offload"):
+    with pytest.raises(KernelError, match=r"set lro on on v0: .*no such offload"):
         netns.run_in(ns, ethtool.set_offload, "v0", "lro", True)
     with pytest.raises(InvalidInput, match="feature"):
         netns.run_in(ns, ethtool.get_offload, "v0", "warp")

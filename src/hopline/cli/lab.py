@@ -29,5 +29,5 @@ def down() -> None:
     """Remove what a lab left behind."""
     from hopline.lab import down as remove
 
-    for line in remove():
-        click.echo(line)
+    for namespace in remove():
+        click.echo(f"removed {namespace}")

@@ -1,15 +1,8 @@
 """`hopline serve`: run the daemon of an instance."""
 
-from pathlib import Path
-
 import click
 
 from hopline.cli.grammar import common_options, instance, target
-
-# bit numbers in linux/capability.h
-_CAP_NET_ADMIN = 12
-_CAP_SYS_ADMIN = 21
-_CAP_BPF = 39
 
 
 @click.command()
@@ -34,21 +27,6 @@ def serve(
         cache_size=CACHE_SIZE_DEFAULT if cache_size is None else cache_size,
         trace=trace,
     )
-    missing = missing_rights(Path("/proc/self/status").read_text())
-    if missing:
-        raise click.ClickException(f"serve: no {' and no '.join(missing)}: run it as root")
     from hopline.daemon.main import run
 
     return run(options)
-
-
-def missing_rights(status: str) -> list[str]:
-    """Return the capabilities that the daemon needs and a process lacks, by the text of its /proc/PID/status."""
-    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    effective = int(line.split()[1], 16)
-    missing = []
-    if not effective >> _CAP_NET_ADMIN & 1:
-        missing.append("CAP_NET_ADMIN")
-    if not (effective >> _CAP_BPF & 1 or effective >> _CAP_SYS_ADMIN & 1):
-        missing.append("CAP_BPF")
-    return missing

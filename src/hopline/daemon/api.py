@@ -297,13 +297,13 @@ async def _decoded(request: Request, kind: type[T]) -> T:
     return decode(await _body(request), kind)
 
 
-def decode(body: bytes, kind: Any) -> Any:
-    """Decode JSON into `kind`; InvalidInput names the field that is wrong."""
+def decode(body: bytes, kind: Any, name: str = "") -> Any:
+    """Decode JSON into `kind`; InvalidInput names the field that is wrong, after `name`."""
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         detail, _, place = str(error).partition(" - at `$")
-        field = place.rstrip("`").lstrip(".") or "body"
+        field = f"{name}{place.rstrip('`')}".lstrip(".") or "body"
         raise InvalidInput(field, detail[:1].lower() + detail[1:]) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput("body", f"not JSON: {str(error).lower()}") from None
@@ -313,7 +313,7 @@ def decode(body: bytes, kind: Any) -> Any:
 
 def _decode_forwards(body: bytes) -> list[Forward]:
     if body.lstrip()[:1] == b"[":
-        entries: list[Forward] = decode(body, list[Forward])
+        entries: list[Forward] = decode(body, list[Forward], "forward")
     else:
         entries = [decode(body, Forward)]
     if not entries:

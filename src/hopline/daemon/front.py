@@ -150,8 +150,14 @@ def _remove_stale(path: Path, instance: str) -> None:
 
 
 def _make_directory(directory: Path) -> None:
+    """Make what is missing of the path, open to be entered whatever the umask: the sockets' modes are the rights."""
     try:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o755)
+        if not directory.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
         raise _refused(directory, error) from error
 

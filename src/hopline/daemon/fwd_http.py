@@ -75,8 +75,8 @@ class FwdServer:
         except (OSError, asyncio.CancelledError):
             pass  # the client went, or the daemon goes
         finally:
+            await _end(writer)
             self._connections.discard(task)
-            writer.close()
 
     async def act(self, body: bytes, refusal: str | None) -> bytes:
         """Answer one request; once begun it is finished, even if its connection ends meanwhile."""
@@ -201,6 +201,16 @@ class _Conversation:
                 left = _DRAIN_MOST
                 while left > 0 and (data := await self._reader.read(_CHUNK)):
                     left -= len(data)
+
+
+async def _end(writer: asyncio.StreamWriter) -> None:
+    """Close a connection; one whose client takes nothing more is cut."""
+    writer.close()
+    try:
+        async with asyncio.timeout(1.0):
+            await writer.wait_closed()
+    except (OSError, asyncio.CancelledError):
+        writer.transport.abort()
 
 
 def _reason(error: Exception) -> str:

@@ -39,7 +39,7 @@ from hopline.store.embedded import Store
 log = logging.getLogger("hopline")
 
 LEASE_EVERY_S = 0.25
-KEEP_ALIVE_EVERY_S = 5.0
+KEEP_ALIVE_EVERY_S = 2.5
 HOUSEKEEPING_EVERY_S = 10.0
 
 
@@ -85,9 +85,8 @@ class Service:
             forwards = self._recover()
         else:
             self.surroundings.wanted = {i.name: i for i in intent.interface}
+        self.surroundings.gather_reach({next_hop_of(forward) for forward in forwards})
         steps = self.tables.reconcile(forwards)
-        self.surroundings.gather_reach()
-        self.tables.refresh()
         log.info("instance %s: %d entries, %d steps to agree", self.options.instance, len(forwards), len(steps))
         self._attach_all()
         await self.surroundings.read_policy()

@@ -6,7 +6,7 @@ The generation is bumped before anything else is done about an event, since a ca
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from hopline.config import Interface
 from hopline.daemon.attachments import Attachments
@@ -95,12 +95,12 @@ class Surroundings:
         self.facts.macs = {
             key: n.mac for key, n in self.watch.neighbours.items() if n.usable and n.mac and len(n.mac) == 6
         }
-        self.gather_reach()
+        self.gather_reach(self.tables.next_hops())
 
-    def gather_reach(self) -> None:
+    def gather_reach(self, hops: Iterable[NextHop]) -> None:
         """Find by which device each `via` without a device is reached."""
         reach: dict[str, str] = {}
-        for hop in self.tables.next_hops():
+        for hop in hops:
             if hop.via and not hop.dev and (name := self.device_reaching(hop.via)):
                 reach[hop.via] = name
         self.facts.reach = reach

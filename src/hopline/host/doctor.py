@@ -143,7 +143,7 @@ def _target(link: Link, features: DeviceFeatures) -> Finding:
         return Finding("ok", link.name, "takes packets redirected to it")
     if features.generic_target and link.kind == "":
         text = (
-            "takes redirected packets from interfaces in generic mode; its driver may once a program is attached to it"
+            "takes redirected packets from interfaces in generic mode, and from all if its driver does once attached"
         )
         return Finding("warn", link.name, text)
     if features.generic_target:

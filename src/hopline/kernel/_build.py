@@ -26,4 +26,8 @@ if __name__ == "__main__":
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:
-        shutil.copy(builder.compile(tmpdir=scratch), HERE)
+        made = Path(builder.compile(tmpdir=scratch))
+        fresh = HERE / f".{made.name}"
+        shutil.copy(made, fresh)
+        # processes that have the old one mapped keep it
+        fresh.replace(HERE / made.name)

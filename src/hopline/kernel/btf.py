@@ -224,6 +224,6 @@ def elf_section(data: bytes, wanted: str, name: str) -> bytes:
             start = names_at + section[0]
             if data[start : data.index(b"\0", start)].decode() == wanted:
                 return data[section[4] : section[4] + section[5]]
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise LayoutError(f"read {name}: damaged elf file ({error})") from error
     raise LayoutError(f"read {name}: no section {wanted}, so nothing says how its structs lie")

@@ -11,8 +11,6 @@ from typing import Self
 from hopline.errors import KernelError
 from hopline.kernel._libbpf import ffi, lib
 
-lib.hl_message_capture()
-
 # the kernel's own number for "this map type has no such operation" (include/linux/errno.h); libc has no text for it
 ENOTSUPP = 524
 # first of libbpf's own (enum libbpf_errno in libbpf_legacy.h)
@@ -74,6 +72,9 @@ def open_pin(path: str | Path, kind: str) -> int:
         asked = f"open pin {path}: a {found or 'foreign file'}, not a {kind}"
         raise KernelError(asked, errno.EINVAL, "name another pin")
     return fd
+
+
+check(lib.hl_start(), "start libbpf")
 
 
 class Handle:

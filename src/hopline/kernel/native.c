@@ -86,17 +86,31 @@ void hl_message_clear(void)
     message_used = message_room = 0;
 }
 
-void hl_message_capture(void)
+int hl_start(void)
 {
+    /* libbpf sets the flag for these sections at load, whatever was asked; ours leave it to hl_object_open */
+    int error = libbpf_register_prog_handler("xdp.frags/devmap", BPF_PROG_TYPE_XDP, BPF_XDP_DEVMAP, NULL);
+
     libbpf_set_print(message_append);
+    if (error >= 0)
+        error = libbpf_register_prog_handler("xdp.frags/cpumap", BPF_PROG_TYPE_XDP, BPF_XDP_CPUMAP, NULL);
+    if (error >= 0)
+        error = libbpf_register_prog_handler("xdp.frags+", BPF_PROG_TYPE_XDP, BPF_XDP, NULL);
+    return error;
 }
 
 int hl_object_open(const char *path, const char *name, struct bpf_object **object)
 {
     LIBBPF_OPTS(bpf_object_open_opts, options, .object_name = name);
+    struct bpf_program *program;
 
     *object = bpf_object__open_file(path, &options);
-    return *object ? 0 : -errno;
+    if (!*object)
+        return -errno;
+    bpf_object__for_each_program(program, *object)
+        if (!strncmp(bpf_program__section_name(program), "xdp.frags", 9))
+            bpf_program__set_flags(program, bpf_program__flags(program) | BPF_F_XDP_HAS_FRAGS);
+    return 0;
 }
 
 int hl_map_type(const struct bpf_map *map)
@@ -104,9 +118,36 @@ int hl_map_type(const struct bpf_map *map)
     return bpf_map__type(map);
 }
 
+int hl_program_set_frags(struct bpf_program *program, bool enabled)
+{
+    uint32_t flags = bpf_program__flags(program);
+
+    return bpf_program__set_flags(program,
+                                  enabled ? flags | BPF_F_XDP_HAS_FRAGS : flags & ~BPF_F_XDP_HAS_FRAGS);
+}
+
 int hl_probe_helper(int program_type, int helper)
 {
-    return libbpf_probe_bpf_helper(program_type, helper, NULL);
+    /* libbpf's own probe does not know the text of kernels from 6.12 on, and says yes */
+    static const char *const refusals[] = {"invalid func ", "unknown func ", "cannot use helper "};
+    struct bpf_insn program[] = {
+        {.code = BPF_JMP | BPF_CALL, .imm = helper},
+        {.code = BPF_JMP | BPF_EXIT},
+    };
+    char log[4096] = "";
+    LIBBPF_OPTS(bpf_prog_load_opts, options, .log_buf = log, .log_size = sizeof(log), .log_level = 1);
+    int fd = bpf_prog_load(program_type, "hl_probe", "GPL", program, 2, &options);
+
+    if (fd >= 0) {
+        close(fd);
+        return 1;
+    }
+    if (!log[0]) /* it did not come to the verifier */
+        return fd;
+    for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++)
+        if (strstr(log, refusals[i]))
+            return 0;
+    return 1;
 }
 
 int hl_test_run(int fd, struct hl_test_run *run)

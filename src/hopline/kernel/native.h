@@ -8,7 +8,8 @@ struct btf;
 /* what libbpf printed in this thread since the last clear; never NULL */
 const char *hl_message(void);
 void hl_message_clear(void);
-void hl_message_capture(void);
+/* once a process: libbpf prints to the above, and set_frags can take xdp.frags away */
+int hl_start(void);
 
 /* objects: libbpf's own functions */
 int hl_object_open(const char *path, const char *name, struct bpf_object **object);
@@ -24,8 +25,7 @@ const char *bpf_program__section_name(const struct bpf_program *program);
 int bpf_program__fd(const struct bpf_program *program);
 int bpf_program__set_autoload(struct bpf_program *program, bool autoload);
 bool bpf_program__autoload(const struct bpf_program *program);
-uint32_t bpf_program__flags(const struct bpf_program *program);
-int bpf_program__set_flags(struct bpf_program *program, uint32_t flags);
+int hl_program_set_frags(struct bpf_program *program, bool enabled);
 
 const char *bpf_map__name(const struct bpf_map *map);
 int bpf_map__fd(const struct bpf_map *map);

@@ -21,7 +21,6 @@ from hopline.kernel.record import Layout
 
 BPF_F_NO_PREALLOC = 1 << 0
 BPF_F_MMAPABLE = 1 << 10
-BPF_F_XDP_HAS_FRAGS = 1 << 5
 
 LOG_BEGIN = "-- BEGIN PROG LOAD LOG --\n"
 LOG_END = "-- END PROG LOAD LOG --"
@@ -170,9 +169,7 @@ class BpfObject:
         """Load an XDP program with or without support for frames of several buffers, whatever its section says."""
         self._before_load("set frags")
         pointer = self._program(program_name)
-        flags = lib.bpf_program__flags(pointer)
-        flags = flags | BPF_F_XDP_HAS_FRAGS if enabled else flags & ~BPF_F_XDP_HAS_FRAGS
-        check(lib.bpf_program__set_flags(pointer, flags), f"{self.name}: set frags of {program_name}")
+        check(lib.hl_program_set_frags(pointer, enabled), f"{self.name}: set frags of {program_name}")
 
     def load(self) -> None:
         """Create the maps and load the programs; VerifierRefusal (`.log` has all) or KernelError, and nothing stays."""

@@ -109,8 +109,9 @@ class Program(Handle):
         """Run on `data`, a frame of at least 14 octets, in the calling thread's network namespace.
 
         `ifindex` is the interface the packet seems to come from (0: lo); enter its namespace first (netns.run_in).
-        A frame larger than a page needs a program that takes fragments. `out_size` is the room for the packet that
-        leaves. `mark` reaches programs on routes only. With repeat > 1 the packet is not restored in between.
+        Of a frame larger than a page the program sees the first buffer, as with xdp.frags. `out_size` is the room for
+        the packet that leaves. `mark` reaches programs on routes only. With repeat > 1 nothing restores the packet in
+        between.
         """
         packet = bytes(data)
         room = len(packet) + GROWTH if out_size is None else out_size
@@ -134,7 +135,7 @@ class Program(Handle):
         check(
             lib.hl_test_run(self.fd, run),
             f"test-run {self.name} on {len(packet)} bytes",
-            "needs 14 bytes or more, an interface of this namespace, and xdp.frags beyond a page",
+            "needs 14 bytes or more and an interface of this namespace",
         )
         retval = int(ffi.cast("int32_t", run.retval))
         return TestRun(retval, bytes(ffi.buffer(out, min(run.out_size, room))), run.duration)

@@ -110,7 +110,7 @@ class Layout:
         element = self.dtype(found.target)
         if self.btf.plain(found.target).name == "char":
             return np.dtype(f"S{found.count}")
-        return np.dtype((element, (found.count,)))
+        return np.dtype((element.base, (found.count, *element.shape)))
 
     def _aggregate(self, found: Type) -> np.dtype[Any]:
         names: list[str] = []

@@ -12,9 +12,11 @@ import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from hopline.errors import Refused
 from hopline.lab.service import end_daemons, pids_in, remove_instance
@@ -23,6 +25,8 @@ from hopline.lab.topology import tear_down
 
 RECORDS = Path("/run/hopline/lab")
 LABS = ("forward",)
+
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
 
 def record_directory(name: str) -> Path:
@@ -73,18 +77,31 @@ def alone(name: str, asked: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
+def _handling(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
+    """Handle signals by `handler` while the block runs; another thread than the main one may not, and does not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before or signal.SIG_DFL)
+
+
+def stoppable() -> contextlib.AbstractContextManager[None]:
     """Turn SIGTERM and SIGHUP into SystemExit while the block runs, so that they too clean up."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    former = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    return _handling(leave, signal.SIGTERM, signal.SIGHUP)
+
+
+def undisturbed() -> contextlib.AbstractContextManager[None]:
+    """Ignore what would stop this process while the block runs: a second Ctrl-C must not leave half a clean-up."""
+    return _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def clear(name: str) -> list[str]:

@@ -270,5 +270,6 @@ def run(keep: bool = False, out: TextIO | None = None) -> int:
             standing = keep
         finally:
             if not standing:
-                labs.clear(TOPOLOGY.name)
+                with labs.undisturbed():
+                    labs.clear(TOPOLOGY.name)
         return code

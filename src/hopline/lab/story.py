@@ -7,11 +7,14 @@
 Everything is printed as it happens; the table of all checks comes last.
 """
 
+import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -39,6 +42,10 @@ class Story:
     """Prints steps live and keeps their findings."""
 
     def __init__(self, out: TextIO | None = None) -> None:
+        out = sys.stdout if out is None else out
+        if isinstance(out, io.TextIOWrapper):
+            # a terminal that cannot show a line or a tick shows `?`, and the story goes on
+            out.reconfigure(errors="replace")
         self.console = Console(file=out, highlight=False)
         if not self.console.is_terminal:
             self.console.width = max(self.console.width, UNKNOWN_WIDTH)
@@ -58,7 +65,7 @@ class Story:
         self.titles.append(title)
         self.line("")
         self.line(f"{len(self.titles)}. {title}", "bold")
-        self.console.print(Text(f"   Expected: {expectation}", style="italic"))
+        self.console.print(Padding(Text(f"Expected: {expectation}", style="italic"), (0, 0, 0, 3), expand=False))
 
     def command(self, host: str, text: str) -> None:
         """Print a command as it would be typed on `host`."""

@@ -138,14 +138,15 @@ def offload_commands(topology: Topology) -> dict[str, list[list[str]]]:
     """Namespace name to `ethtool` argument lists.
 
     Every end of every cable gets GRO: a veth whose peer has neither GRO nor XDP loses redirected frames silently.
-    Machines get checksum offload off: XDP forwards a partial checksum as it is, and TCP breaks while ping works.
+    Every end that may send gets checksum offload off: XDP forwards a partial checksum as it is, and then TCP breaks
+    while ping works.
     """
     commands: dict[str, list[list[str]]] = {name: [] for name in topology.namespace_names()}
     for node in topology.nodes:
         for port in node.ports:
             commands[node.name].append(["-K", port.device, "gro", "on", "tx", "off"])
             if topology.switch:
-                commands[topology.switch].append(["-K", switch_device(node, port), "gro", "on"])
+                commands[topology.switch].append(["-K", switch_device(node, port), "gro", "on", "tx", "off"])
     return commands
 
 

@@ -81,13 +81,17 @@ class Store:
         return cls(path, connection, lock, recovered_from)
 
     def intent(self) -> Intent:
-        """Read everything."""
-        interfaces = self._connection.execute("SELECT name, mode, bypass_policy FROM interface ORDER BY name")
-        forwards = self._connection.execute('SELECT "to", dev, src_mac, dst_mac, via FROM forward')
-        return Intent(
-            interface=tuple(Interface(name, mode, bool(bypass)) for name, mode, bypass in interfaces),
-            forward=tuple(Forward(*row) for row in forwards),
-        )
+        """Read everything; Refused if the file can no longer be read."""
+        try:
+            interfaces = self._connection.execute("SELECT name, mode, bypass_policy FROM interface ORDER BY name")
+            forwards = self._connection.execute('SELECT "to", dev, src_mac, dst_mac, via FROM forward')
+            return Intent(
+                interface=tuple(Interface(name, mode, bool(bypass)) for name, mode, bypass in interfaces),
+                forward=tuple(Forward(*row) for row in forwards),
+            )
+        except sqlite3.Error as error:
+            todo = "start again, which sets a damaged file aside"
+            raise Refused(f"read store {self.path}: {_reason(error)}: {todo}") from error
 
     def write(self, changes: Sequence[Change]) -> None:
         """Make all changes durable, in order and in one transaction; on Refused none is made."""

@@ -125,10 +125,11 @@ struct prefix4 {
 	ip4_t address;
 };
 
+/* packed: the trie reads the address right behind the length, and ip6_t alone would be aligned to 8 */
 struct prefix6 {
 	__u32 length; /* bits */
 	ip6_t address;
-};
+} __attribute__((packed, aligned(4)));
 
 enum lookup {
 	LOOKUP_CACHE = 1 << 0,

@@ -108,18 +108,13 @@ def _neighbour(watch: Tables, gone: bool, data: memoryview, start: int, end: int
     key = (entry.index, entry.address)
     old = watch.neighbours.pop(key, None)
     if gone:
-        # an entry never heard of before (NOARP is created silently) may have been used; multicast never is
-        unused = old is None and (not entry.usable or _multicast(entry.address))
-        watch.add(NeighbourGone(entry, matters=old.usable if old is not None else not unused))
+        # one never heard of may have been used all the same: NOARP entries are created silently
+        watch.add(NeighbourGone(entry, matters=(old or entry).usable))
         return
     watch.neighbours[key] = entry
     was = (old.mac, True) if old is not None and old.usable else (None, False)
     now = (entry.mac, True) if entry.usable else (None, False)
     watch.add(NeighbourChanged(entry, old, matters=was != now))
-
-
-def _multicast(address: str) -> bool:
-    return address.startswith("ff") if ":" in address else 224 <= int(address.split(".", 1)[0]) <= 239
 
 
 def routes(watch: Tables, data: memoryview, size: int) -> None:

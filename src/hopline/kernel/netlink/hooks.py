@@ -34,6 +34,8 @@ _INET_INGRESS = 5
 _NETDEV_INGRESS, _NETDEV_EGRESS = 0, 1
 _NFT_GETTABLE, _NFT_GETCHAIN = (10 << 8) | 1, (10 << 8) | 4
 _HOOK_GET = 12 << 8
+# always hooked where the module runs, and looking only at packets that a secmark rule labelled, which is a chain itself
+_SECURITY_MODULES = ("apparmor_", "selinux_", "smack_")
 _DORMANT = 1  # NFT_TABLE_F_DORMANT: its chains are unhooked
 
 _CLSACT_IN, _CLSACT_OUT, _INGRESS = 0xFFFFFFF2, 0xFFFFFFF3, 0xFFFF0000
@@ -126,6 +128,8 @@ def _other_hooks(netlink: Socket, reasons: Reasons) -> None:
                 if 6 in found and number(attributes(found[6]).get(2), ">", 1) == 1:
                     continue  # NFNL_HOOK_TYPE_NFTABLES: listed as a chain already
                 function = text(found.get(4, b"")) or "unnamed"
+                if function.startswith(_SECURITY_MODULES):
+                    continue
                 reasons.add(f"netfilter hook {function} ({name})", (family,))
 
 

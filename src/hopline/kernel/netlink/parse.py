@@ -42,16 +42,20 @@ def link(body: Bytes, start: int = 0, end: int | None = None) -> Link | None:
 
 
 def neighbour(body: Bytes, start: int = 0, end: int | None = None) -> Neighbour | None:
-    """A neighbour; None for bridge forwarding entries and proxies."""
+    """A neighbour; None for bridge forwarding entries, proxies, and multicast, whose MAC is computed."""
     family, index, nud, flags, _type = NEIGHBOUR.unpack_from(body, start)
     if family not in _IP or flags & _NTF_PROXY:
         return None
     found = attributes(body, start + 12, end)
-    if 1 not in found:
+    if 1 not in found or _multicast(family, found[1]):
         return None
     state, usable = neighbour_state(nud)
     mac = found.get(2)
     return Neighbour(index, socket.inet_ntop(family, found[1]), mac, state, usable and mac is not None)
+
+
+def _multicast(family: int, packed: bytes) -> bool:
+    return packed[0] == 0xFF if family == socket.AF_INET6 else packed[0] & 0xF0 == 0xE0
 
 
 def address(body: Bytes, start: int = 0, end: int | None = None) -> Address | None:

@@ -11,6 +11,7 @@ from hopline.kernel.netlink.types import Link
 from hopline.kernel.netlink.wire import NETLINK_ROUTE, Socket, attribute_list, attributes, number, signed, text
 
 _RTM_GETRULE, _RTM_GETNETCONF = 34, 82
+_STRICT = 1  # of rp_filter; 2 is loose
 _ALL = -1  # NETCONFA_IFINDEX_ALL
 _FORWARDING, _RP_FILTER = 2, 3  # NETCONFA_
 _RULE = struct.Struct("=BBBBBBBBI")  # fib_rule_hdr: family, dst_len, src_len, tos, table, -, -, action, flags
@@ -60,10 +61,11 @@ class Policy:
             if example:
                 reasons.add(example, (family,))
         names = {link.index: link.name for link in links}
+        defaults = _has_default_route()
         summary: dict[tuple[int, int], tuple[str, ...]] = {}
         for link in links:
             for family in (4, 6):
-                own = _of_interface(link, family, settings, names)
+                own = _of_interface(link, family, settings, names, defaults)
                 summary[(link.index, family)] = (*own, *reasons.ingress[(link.index, family)], *reasons.all[family])
         return PolicySnapshot(summary)
 
@@ -73,8 +75,11 @@ def forbids(index: int, family: int) -> list[str]:
     return Policy().snapshot().forbids(index, family)
 
 
-def _of_interface(link: Link, family: int, settings: Netconf, names: dict[int, str]) -> list[str]:
-    """Forwarding, rp_filter and masters: what depends on the interface that receives."""
+def _of_interface(link: Link, family: int, settings: Netconf, names: dict[int, str], default_route: bool) -> list[str]:
+    """Forwarding, rp_filter and masters: what depends on the interface that receives.
+
+    Loose rp_filter drops only what no route at all leads back to, so nothing where there is a default route.
+    """
     reasons = []
     if link.master:
         reasons.append(f"{link.name} is a port of {names.get(link.master, link.master)}")
@@ -83,13 +88,21 @@ def _of_interface(link: Link, family: int, settings: Netconf, names: dict[int, s
         if not own.get(_FORWARDING):
             reasons.append(f"forwarding is off: sysctl -w net.ipv4.conf.{link.name}.forwarding=1")
         filtering = max(own.get(_RP_FILTER, 0), every.get(_RP_FILTER, 0))
-        if filtering:
+        if filtering == _STRICT or (filtering and not default_route):
             reasons.append(f"{'strict' if filtering == 1 else 'loose'} rp_filter on {link.name}")
     elif not every.get(_FORWARDING):
         reasons.append("forwarding is off: sysctl -w net.ipv6.conf.all.forwarding=1")
     elif not own.get(_FORWARDING):
         reasons.append(f"forwarding is off: sysctl -w net.ipv6.conf.{link.name}.forwarding=1")
     return reasons
+
+
+def _has_default_route() -> bool:
+    """Whether every IPv4 source has a route back: the ends of the address space stand for all of it."""
+    try:
+        return all(query.route_get(end).type == "unicast" for end in ("0.0.0.1", "255.255.255.254"))
+    except KernelError:
+        return False
 
 
 def _netconf(netlink: Socket) -> Netconf:

@@ -59,8 +59,9 @@ def veth_peer(link: Link) -> Peer | None:
 def _veth(link: Link) -> list[str]:
     peer = veth_peer(link)
     features = device_features(link)
-    deaf = peer is not None and not (peer.gro or peer.xdp)
-    lost = not features.redirect_target if features.known else deaf
+    # while either end is down the kernel does not call it a target yet, whatever the peer is set to
+    hears = peer is not None and (peer.gro or peer.xdp)
+    lost = not hears and (not features.redirect_target if features.known else peer is not None)
     found = []
     if lost:
         mend = f"{peer.enter}ethtool -K {peer.name} gro on" if peer else "ethtool -K PEER gro on, at the peer"

@@ -1,0 +1,92 @@
+"""What tests of the running kernel share: a reason where they cannot run, and namespaces that are always cleaned up."""
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+
+from bpf.pipeline import Pipeline, open_pipeline
+from hopline.errors import HoplineError
+from hopline.kernel import netns
+from hopline.kernel.map import Map
+
+
+@cache
+def obstacle() -> str:
+    """Why this machine cannot run these tests, or ""."""
+    if os.geteuid() != 0:
+        return "not root"
+    try:
+        Map.create(2, "probe", 4, 4, 1).close()
+    except HoplineError as error:
+        return f"no BPF here: {error}"
+    return ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test that lacks rights is skipped and says why; it never passes unseen."""
+    here = os.path.dirname(__file__)
+    for item in items:
+        if str(item.path).startswith(here) and obstacle():
+            item.add_marker(pytest.mark.skip(reason=obstacle()))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A namespace with both ends of a veth, up: `left` and `right` by name, indices with them."""
+
+    namespace: str
+    left: str
+    right: str
+    left_index: int
+    right_index: int
+
+    def sh(self, command: str) -> str:
+        """Run a command inside; its output."""
+        return netns.run_in(self.namespace, run, command)
+
+
+def run(command: str) -> str:
+    """Run a shell command and return its output; the test fails with stderr if it does."""
+    made = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, f"{command}: {made.stderr}"
+    return made.stdout
+
+
+@contextlib.contextmanager
+def veth_pair(tag: str) -> Iterator[Pair]:
+    """A namespace hl-TAG-PID with veth left0 and right0, gone at the end whatever happens."""
+    name = f"hl-{tag}-{os.getpid()}"
+    netns.create(name)
+    try:
+        netns.run_in(name, run, "ip link add left0 type veth peer name right0 && ip link set left0 up")
+        netns.run_in(name, run, "ip link set right0 up && ip link set lo up")
+        left, right = (netns.run_in(name, socket.if_nametoindex, device) for device in ("left0", "right0"))
+        yield Pair(name, "left0", "right0", left, right)
+    finally:
+        netns.delete(name)
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """One veth pair in a namespace of its own."""
+    with veth_pair("veth") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def _pipeline() -> Iterator[Pipeline]:
+    with open_pipeline() as made:
+        yield made
+
+
+@pytest.fixture
+def pipeline(_pipeline: Pipeline) -> Pipeline:
+    """The shipped pipeline with empty tables, learning off, and a lease; see bpf/pipeline.py."""
+    _pipeline.reset()
+    return _pipeline

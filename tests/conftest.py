@@ -1,0 +1,38 @@
+"""In CI a test that could not run must be one that is known not to run there: nothing is skipped in silence."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+KNOWN = Path(__file__).parent / "known_skips.txt"
+UNFORESEEN = pytest.StashKey[list[str]]()
+
+
+def known_reasons() -> list[re.Pattern[str]]:
+    """The expressions in known_skips.txt."""
+    lines = (line.strip() for line in KNOWN.read_text().splitlines())
+    return [re.compile(line) for line in lines if line and not line.startswith("#")]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in CI that skipped a test for a reason nobody foresaw."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not os.environ.get("CI"):
+        return
+    known = known_reasons()
+    unforeseen = []
+    for report in reporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(pattern.search(reason) for pattern in known):
+            unforeseen.append(f"{report.nodeid}: {reason}")
+    session.config.stash[UNFORESEEN] = unforeseen
+    if unforeseen:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name the skips that nobody foresaw."""
+    for line in config.stash.get(UNFORESEEN, []):
+        terminalreporter.write_line(f"unforeseen skip: {line}", red=True)
