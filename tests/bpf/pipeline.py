@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from hopline.daemon.attachments import Attachments
-from hopline.daemon.datapath import PIPELINE, Datapath
+from hopline.daemon.datapath import PIPELINE, TABLES, Datapath
 from hopline.daemon.options import CACHE_SIZE_DEFAULT
 from hopline.features.forward import Adjacency, mac_word, parse_mac, table_of
 from hopline.kernel import Program, RingBuffer, atomic_store32, bpffs, netns
@@ -198,8 +198,9 @@ class Pipeline:
 
     def reset(self) -> None:
         """As it was made: no entries, nothing learned or cached, learning off, the lease running."""
-        for to in self.datapath.read_entries():
-            self.datapath.drop_entries(table_of(to), [to])
+        for name in (*TABLES, "local4", "local6"):
+            table = self.datapath.maps[name]
+            table.delete_batch(table.items()[0])
         self.datapath.adjacencies[:] = np.zeros(1, self.datapath.adjacencies.dtype)
         self._next_id = int(self.datapath.ids.ADJACENCY_ID_FIRST)
         self.learn(False)

@@ -124,7 +124,9 @@ DEFAULTS = {
 V4 = {**DEFAULTS, "family": 4, "ethertype": 0x0800, "source": S4, "destination": D4}
 V6 = {**DEFAULTS, "family": 6, "ethertype": 0x86DD, "source": S6, "destination": D6}
 PORTS = {"flags": {"PORTS"}, "source_port": 0x1234, "destination_port": 0x5678}
-NOT_IP = {**DEFAULTS, "family": 0, "protocol": 0, "ttl": 0, "l3_length": 0, "l3_offset": 0, "source": "", "destination": ""}
+NOT_IP = {
+    **DEFAULTS, "family": 0, "protocol": 0, "ttl": 0, "l3_length": 0, "l3_offset": 0, "source": "", "destination": "",
+}  # fmt: skip
 
 RECORDS = [
     ("UDP over IPv4", frame(FOUR, UDP8), {**V4, **PORTS, "protocol": 17, "l3_length": 28, "l4_offset": 34}),
@@ -196,7 +198,7 @@ RECORDS = [
      {**V6, "protocol": 60, "l3_length": 40, "flags": {"L4_TRUNCATED"}}),
     ("a VLAN tag moves everything", frame(Dot1Q(vlan=0x123, prio=5), FOUR, UDP8),
      {**V4, **PORTS, "protocol": 17, "l3_length": 28, "l3_offset": 18, "l4_offset": 38, "tags": 1, "tag": [0xA123, 0]}),
-    ("two VLAN tags", frame(Dot1AD(vlan=0x123), Dot1Q(vlan=0xFFF, prio=7, id=1), SIX, UDP8),
+    ("two VLAN tags", frame(Dot1AD(vlan=0x123), Dot1Q(vlan=0xFFF, prio=7, dei=1), SIX, UDP8),
      {**V6, **PORTS, "protocol": 17, "l3_length": 48, "l3_offset": 22, "l4_offset": 62, "tags": 2,
       "tag": [0x0123, 0xFFFF]}),
     ("three VLAN tags: the third is what follows", frame(Dot1Q(vlan=1), Dot1Q(vlan=2), Dot1Q(vlan=3), FOUR, UDP8),
@@ -226,12 +228,6 @@ def test_record(everything, sentence, sent, fields):
     assert int(event["ifindex"]) == everything.in_index
     found = shown(event["packet"], everything.datapath.layout.enum("packet_flag"))
     assert found == {**fields, "length": len(sent)}
-
-
-def test_an_icmp_error_is_not_needed_for_l4_of_a_later_fragment(everything):
-    sent = frame(SIX, IPv6ExtHdrFragment(offset=9, nh=60), b"\xff" * 8)
-    _, event = everything.trace(sent)
-    assert int(event["packet"]["l4_offset"]) == 0
 
 
 # frames of every length
@@ -346,7 +342,7 @@ def test_a_large_frame_is_not_sent_to_a_device_that_cannot_take_its_pages(big):
     flags = big.datapath.layout.enum("interface_flag")
     row = big.datapath.interfaces[big.out_slot : big.out_slot + 1]
     assert row["flags"][0] & flags.INTERFACE_EGRESS_FRAGS
-    row["flags"][0] &= ~flags.INTERFACE_EGRESS_FRAGS
+    row["flags"] = row["flags"][0] & ~np.uint32(flags.INTERFACE_EGRESS_FRAGS)
     outcome = big.run(jumbo4(9000))
     assert (outcome.verdict, outcome.data) == ("PASS_NO_EGRESS", jumbo4(9000))
     assert big.run(jumbo4(1500)).verdict == "FORWARDED"

@@ -8,7 +8,7 @@ import subprocess
 import time
 from ipaddress import IPv4Address, IPv6Address
 
-from hopline.lab.shell import enter, environment, hopline_command
+from hopline.lab.shell import Result, enter, environment, hopline_command
 from lab.net import Daemon, sh
 
 TABLES = ("forward_exact4", "forward_exact6", "forward_prefix4", "forward_prefix6")
@@ -64,7 +64,7 @@ def bpf_links() -> set[int]:
     return {link["id"] for link in json.loads(sh(None, "bpftool -j link show").stdout or "[]")}
 
 
-def hopline(ns: str | None, *arguments: str, uid: int | None = None, timeout: float = 20) -> subprocess.CompletedProcess:
+def hopline(ns: str | None, *arguments: str, uid: int | None = None, timeout: float = 20) -> Result:
     """`hopline ARGUMENTS` to its end, as root or as another user with no capability."""
     command = [hopline_command(), *arguments]
     if uid is not None:
@@ -74,7 +74,7 @@ def hopline(ns: str | None, *arguments: str, uid: int | None = None, timeout: fl
     )
 
 
-def assert_refused(result: subprocess.CompletedProcess, code: int, *words: str) -> str:
+def assert_refused(result: Result, code: int, *words: str) -> str:
     """Exactly one line on stderr, nothing on stdout, this exit code, each of the words; return the line."""
     lines = result.stderr.splitlines()
     assert result.returncode == code, result
@@ -105,7 +105,7 @@ def serve_by_netns_exec(daemon: Daemon) -> subprocess.Popen:
 
 TRIVIAL_XDP = """
 __attribute__((section("xdp"), used)) int stranger(void *ctx) { return 2; }
-char license[] __attribute__((section("license"), used)) = "GPL";
+char _license[] __attribute__((section("license"), used)) = "GPL";
 """
 
 

@@ -111,6 +111,12 @@ CASES = [
         "loose rp_filter on v0",
     ),
     (
+        "ip route add 10.9.0.0/16 via 10.0.0.2 mtu 1000",
+        "ip route del 10.9.0.0/16",
+        {"v0": {4}, "v1": {4}},
+        "without `mtu lock`, mtu 1000 of route 10.9.0.0/16",
+    ),
+    (
         "ip rule add priority 7 from 10.9.0.0/16 lookup 9",
         "ip rule del priority 7",
         {"v0": {4}, "v1": {4}},
@@ -234,6 +240,8 @@ def test_it_forbids_while_it_is_there(ns, begin, end, where, text):
         "ip route add 10.9.0.0/16 table 99 nexthop via 10.0.0.2 nexthop via 10.0.1.2",
         "ip nexthop add id 1 via 10.0.0.2 dev v0; ip route add 10.9.0.0/16 nhid 1",
         "ip rule add priority 100 lookup local; ip rule del priority 0",
+        "ip route add 10.9.0.0/16 via 10.0.0.2 mtu lock 1000",
+        "ip route add 10.9.0.0/16 via 10.0.0.2 mtu 1500",
         "ip route add default via 10.0.0.2; sysctl -qw net.ipv4.conf.all.rp_filter=2",
         "ip route add 10.9.0.0/16 via 10.0.0.2 metric 5; ip route add 10.9.0.0/16 via 10.0.1.2 metric 6",
     ],

@@ -111,7 +111,7 @@ def test_every_acknowledged_entry_survives_kill_9_at_any_moment(wide, serving):
             for i in range(10_000):
                 if stop.is_set():
                     return
-                to = f"10.{60 + turn}.{i >> 8}.{i & 255}" if i % 2 else f"fd00:60::{turn}:{i:x}"
+                to = f"10.{60 + turn}.{i >> 8}.{i & 255}" if i % 2 else f"fd00:60:{turn + 1}::{i + 1:x}"
                 try:
                     client.forward.add(to, dev="right", dst_mac=f"02:00:00:00:{turn:02x}:{i % 50:02x}")
                 except HoplineError:
@@ -192,7 +192,7 @@ def test_two_instances_side_by_side_on_different_interfaces(wide, daemon):
     assert_refused(refused, 1, "left")
 
 
-@pytest.mark.parametrize("apart", [[], ["--run"], ["--state"], ["--run", "--state"]], ids=lambda a: "".join(a) or "same")
+@pytest.mark.parametrize("apart", [[], ["--run"], ["--state"], ["--run", "--state"]], ids="-".join)
 def test_a_second_daemon_of_the_same_instance_is_refused(router, daemon, tmp_path, apart):
     first = daemon(router.ns)
     arguments = list(first.arguments)

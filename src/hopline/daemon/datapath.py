@@ -66,7 +66,7 @@ class Datapath:
         self.states: Any = self.layout.enum("adjacency_state")
         self.ids: Any = self.layout.enum("adjacency_id")
         self.cache_buckets = self.maps["cache4"].max_entries
-        self.adjacency_limit = min(self.limits.ADJACENCIES, self.cache_buckets)
+        self.adjacency_limit: int = min(self.limits["ADJACENCIES"], self.cache_buckets)
         self.learned_base = self.adjacency_limit // 2
         self._state = self.maps["state"].mmap()
         self.adjacencies = self.maps["adjacencies"].mmap()
@@ -98,7 +98,8 @@ class Datapath:
     def _open_maps(self, cache_size: int) -> BpfObject:
         opened = BpfObject.open(OBJECT)
         opened.only("extend_lease")
-        buckets = cache_size // opened.layout.enum("limit").CACHE4_WAYS
+        limits: Any = opened.layout.enum("limit")
+        buckets = cache_size // limits.CACHE4_WAYS
         missing = []
         for name in self._shared(opened):
             pin = self.directory / name

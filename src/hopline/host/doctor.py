@@ -142,9 +142,7 @@ def _target(link: Link, features: DeviceFeatures) -> Finding:
     if features.redirect_target:
         return Finding("ok", link.name, "takes packets redirected to it")
     if features.generic_target and link.kind == "":
-        text = (
-            "takes redirected packets from interfaces in generic mode, and from all if its driver does once attached"
-        )
+        text = "takes redirected packets from interfaces in generic mode, and from all if its driver does once attached"
         return Finding("warn", link.name, text)
     if features.generic_target:
         return Finding("warn", link.name, "takes redirected packets only from interfaces in generic mode")

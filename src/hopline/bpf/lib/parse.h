@@ -49,7 +49,8 @@ static __always_inline void parse_l4(void *data, void *data_end, __u32 offset, s
 
 	if (packet->flags & PACKET_LATER_FRAGMENT)
 		return;
-	if ((void *)(header + 4) > data_end) {
+	/* what follows the IP packet in the frame is padding, whatever it looks like */
+	if (offset + 4 > packet->l3_offset + packet->l3_length || (void *)(header + 4) > data_end) {
 		packet->flags |= PACKET_L4_TRUNCATED;
 		return;
 	}
@@ -140,7 +141,8 @@ static __always_inline void parse_extension_headers(void *data, void *data_end, 
 	for (int i = 0; i < EXTENSION_HEADERS && is_extension_header(protocol); i++) {
 		struct extension_header *header = data + offset;
 
-		if ((void *)(header + 1) > data_end) {
+		if (offset + sizeof(*header) > packet->l3_offset + packet->l3_length ||
+		    (void *)(header + 1) > data_end) {
 			packet->flags |= PACKET_L4_TRUNCATED;
 			break;
 		}

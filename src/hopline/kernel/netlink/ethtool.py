@@ -28,6 +28,7 @@ _WORDS = {
     "tso": ("tx-tcp-", "tx-tcp6-"),
     "lro": ("rx-lro",),
     "rx-gro-hw": ("rx-gro-hw",),
+    "rxvlan": ("rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"),
 }
 
 
@@ -51,7 +52,7 @@ def offloads(name: str) -> Offloads:
 
 
 def get_offload(name: str, feature: str) -> bool:
-    """Whether an offload is on; `feature` is a word of `ethtool -K`: tx, rx, gro, gso, tso, lro, rx-gro-hw."""
+    """Whether an offload is on; `feature` is a word of `ethtool -K`: tx, rx, gro, gso, tso, lro, rx-gro-hw, rxvlan."""
     return offloads(name).on(feature)
 
 

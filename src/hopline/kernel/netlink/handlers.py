@@ -93,12 +93,15 @@ def _link(watch: Tables, gone: bool, data: memoryview, start: int, end: int) -> 
         return
     else:
         watch.links[link.index] = link
-        policy = old is None or (old.master, old.up, old.name) != (link.master, link.up, link.name)
+        before = None if old is None else (old.master, old.up, old.name, old.mtu)
+        policy = before != (link.master, link.up, link.name, link.mtu)
         watch.add(LinkChanged(link, old, matters=old is not None and old.path != link.path, policy=policy))
     if gone or old is None or old.up != link.up:
         watch.local_dirty = True
         if watch.routes.any:
             watch.routes.note_lost()
+    if old is not None and not gone and old.mtu != link.mtu:
+        watch.routes.note_lost()  # whether a route's MTU is smaller than its device's
 
 
 def _neighbour(watch: Tables, gone: bool, data: memoryview, start: int, end: int) -> None:

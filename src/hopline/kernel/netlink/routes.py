@@ -1,4 +1,6 @@
-"""Which routes a cache keyed by the destination alone would flatten: multipath, by TOS, by source.
+"""Which routes a learned answer would flatten: multipath, by TOS, by source, or with an MTU of their own.
+
+bpf_fib_lookup minds a route's MTU only where it is locked; the kernel's own forwarding always does (ip_forward.c).
 
 A table of 100,000 routes is read once; then the watch tells of every change. What makes the answer positive is noted
 at once; what may make it negative again only marks it stale, since the kernel says neither which part of an IPv6
@@ -9,14 +11,15 @@ import socket
 import threading
 
 from hopline.kernel.netlink.parse import ROUTE
-from hopline.kernel.netlink.query import TABLE_LOCAL, table_routes
+from hopline.kernel.netlink.query import TABLE_LOCAL, links, table_routes
 from hopline.kernel.netlink.wire import ATTRIBUTE, NETLINK_ROUTE, Bytes, Socket, attribute_list, attributes, number
 
 RTM_NEWROUTE, RTM_DELROUTE = 24, 25
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
 
 _TABLES = (254, 253, TABLE_LOCAL)  # main, default, local; any other is led to by a rule, which forbids by itself
-_RTA_DST, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_NH_ID = 1, 6, 9, 30
+_RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_METRICS, _RTA_MULTIPATH, _RTA_NH_ID = 1, 4, 6, 8, 9, 30
+_RTAX_LOCK, _RTAX_MTU = 1, 2
 _RTM_F_CLONED = 0x200
 
 Key = tuple[int, int, bytes, int, int, int, int]
@@ -29,6 +32,7 @@ class FlatteningRoutes:
         self.stale = True
         self._found: dict[Key, str] = {}
         self._groups: frozenset[int] = frozenset()
+        self._mtus: dict[int, int] = {}
         self._changes = 0
         self._lock = threading.Lock()
 
@@ -44,13 +48,14 @@ class FlatteningRoutes:
             changes = self._changes
         with Socket(NETLINK_ROUTE) as netlink:
             groups = _nexthop_groups(netlink)
+            mtus = {link.index: link.mtu for link in links(netlink)}
             found: dict[Key, str] = {}
             for family in (socket.AF_INET, socket.AF_INET6):
                 for table in _TABLES:
                     for body in table_routes(family, table, netlink):
-                        _note_if_flattening(found, groups, body, 0, len(body))
+                        _note_if_flattening(found, groups, mtus, body, 0, len(body))
         with self._lock:
-            self._found, self._groups = found, groups
+            self._found, self._groups, self._mtus = found, groups, mtus
             self.stale = self._changes != changes
 
     def note_route(self, gone: bool, body: Bytes, start: int, end: int) -> bool:
@@ -61,7 +66,7 @@ class FlatteningRoutes:
             key = _key(body, start, end)
             known = key in self._found
             now: dict[Key, str] = {}
-            _note_if_flattening(now, self._groups, body, start, end)
+            _note_if_flattening(now, self._groups, self._mtus, body, start, end)
             if now and not gone:
                 self._found.update(now)
                 self._changes += 1  # a scan under way may have passed this place already
@@ -92,7 +97,7 @@ def _plain(body: Bytes, start: int, end: int) -> bool:
     unpack = ATTRIBUTE.unpack_from
     while offset + 4 <= end:
         length, kind = unpack(body, offset)
-        if kind & 0x3FFF in (_RTA_MULTIPATH, _RTA_NH_ID):
+        if kind & 0x3FFF in (_RTA_METRICS, _RTA_MULTIPATH, _RTA_NH_ID):
             return False
         if length < 4:
             break
@@ -106,7 +111,9 @@ def _key(body: Bytes, start: int, end: int) -> Key:
     return (family, table, found.get(_RTA_DST, b""), destination, source, tos, number(found.get(_RTA_PRIORITY)))
 
 
-def _note_if_flattening(into: dict[Key, str], groups: frozenset[int], body: Bytes, start: int, end: int) -> None:
+def _note_if_flattening(
+    into: dict[Key, str], groups: frozenset[int], mtus: dict[int, int], body: Bytes, start: int, end: int
+) -> None:
     if _plain(body, start, end):
         return
     family, length, source_length, tos, table, _protocol, _scope, _type, flags = ROUTE.unpack_from(body, start)
@@ -119,10 +126,20 @@ def _note_if_flattening(into: dict[Key, str], groups: frozenset[int], body: Byte
         what = f"route with tos {tos:#04x}"
     elif _next_hops(found.get(_RTA_MULTIPATH, b"")) > 1 or number(found.get(_RTA_NH_ID)) in groups:
         what = "multipath route"
+    elif mtu := _own_mtu(found, mtus):
+        what = f"without `mtu lock`, mtu {mtu} of route"
     else:
         return
     packed = found.get(_RTA_DST, bytes(16 if family == socket.AF_INET6 else 4))
     into[_key(body, start, end)] = f"{what} {socket.inet_ntop(family, packed)}/{length}"
+
+
+def _own_mtu(found: dict[int, bytes], mtus: dict[int, int]) -> int:
+    """The route's MTU where it is smaller than its device's and not locked, else 0."""
+    metrics = attributes(found.get(_RTA_METRICS, b""))
+    mtu = number(metrics.get(_RTAX_MTU))
+    locked = number(metrics.get(_RTAX_LOCK)) >> _RTAX_MTU & 1
+    return 0 if locked or mtu >= mtus.get(number(found.get(_RTA_OIF)), 1 << 16) else mtu
 
 
 def _next_hops(multipath: bytes) -> int:

@@ -38,7 +38,7 @@ def traps(index: int) -> list[str]:
     if link.master:
         found.append(_port(link))
     if link.kind == "" and link.ethernet:
-        found += _large_receive(link)
+        found += _hardware(link)
     return found
 
 
@@ -89,16 +89,22 @@ def _port(link: Link) -> str:
     )
 
 
-def _large_receive(link: Link) -> list[str]:
+def _hardware(link: Link) -> list[str]:
     try:
         active = offloads(link.name)
     except HoplineError:
         return []  # a driver without ethtool has no such offload
-    return [
+    found = [
         f"{link.name}: {word} merges packets before xdp sees them: ethtool -K {link.name} {word} off"
         for word in ("lro", "rx-gro-hw")
         if active.on(word)
     ]
+    if active.on("rxvlan"):
+        found.append(
+            f"{link.name}: the card takes vlan tags off before xdp sees them, so tagged packets would be forwarded as "
+            f"untagged: ethtool -K {link.name} rxvlan off"
+        )
+    return found
 
 
 def _inspect(index: int, enter: str) -> Peer | None:

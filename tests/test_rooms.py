@@ -1,0 +1,311 @@
+"""The house: every verb has its rooms, the fences between rooms hold, and no room is too large.
+
+A verb to come is a row in VERBS; a test of something that is no module of that name is a row in WITHOUT_COUNTERPART.
+"""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "hopline"
+BPF = SOURCE / "bpf"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb's rooms: `core` is where its meaning is, features/ or host/; `bpf` whether it has a step of its own."""
+
+    stem: str
+    core: str = "features"
+    bpf: bool = True
+    tests: tuple[str, ...] = ("bpf", "features")
+
+    def rooms(self) -> list[str]:
+        """Paths from the root of the repository."""
+        stem = self.stem
+        package = [f"{self.core}/{stem}.py", f"cli/{stem}.py", f"lab/{stem}.py"]
+        package += [f"bpf/lib/{stem}.h"] if self.bpf else []
+        tests = [f"tests/{room}/test_{stem}.py" for room in self.tests]
+        return [*(f"src/hopline/{path}" for path in package), *tests, f"docs/features/{stem}.md"]
+
+
+VERBS = (Verb("forward", tests=("bpf",)),)
+
+# imports of these, and of what is in them, are kernel/'s alone
+KERNEL_ONLY = {"cffi", "pyroute2", "ctypes", "_cffi_backend"}
+# neither files, sockets, processes nor clocks
+PURE = {
+    *("__future__", "bisect", "collections", "dataclasses", "enum", "functools", "ipaddress", "itertools", "math"),
+    *("numpy", "operator", "typing", "hopline.config", "hopline.errors", "hopline.features"),
+}
+NOT_PURE = {"open", "print", "input", "exec", "eval", "__import__"}
+# serve is the daemon: its command alone loads it
+CLI = {
+    "hopline.cli",
+    "hopline.client",
+    "hopline.config",
+    "hopline.daemon.options",
+    "hopline.daemon.protocol",
+    "hopline.errors",
+    "hopline.host",
+    "hopline.lab",
+}
+CLI_MORE = {"serve.py": {"hopline.daemon.main"}}
+
+# what the tests in a directory are about, in the order in which a counterpart is looked for
+COUNTERPARTS = {
+    "bpf": ("bpf/lib/{}.h", "kernel/{}.py"),  # both need a kernel with BPF
+    "lab": ("lab/{}.py", "host/{}.py", "kernel/netlink/{}.py", "daemon/{}.py"),  # all need root
+    ".": ("{}.py",),
+}
+WITHOUT_COUNTERPART = {
+    "tests/bpf/test_btf_against_bpftool.py": "kernel/btf.py beside another reader of BTF",
+    "tests/cli/test_cli.py": "the command line as a whole, before a daemon's double",
+    "tests/lab/test_docs.py": "README.md and docs/, run",
+    "tests/lab/test_freshness.py": "a promise of docs/packet.md: how soon a stale answer goes",
+    "tests/lab/test_lab_forward.py": "lab/forward.py, whose name tests/lab/test_forward.py would not tell apart",
+    "tests/lab/test_net.py": "the tests' own tests/lab/net.py",
+    "tests/lab/test_netlink.py": "the package kernel/netlink",
+    "tests/lab/test_survival.py": "a promise of docs/features/forward.md: what a dead daemon leaves",
+    "tests/test_rooms.py": "the house as a whole",
+    "tests/test_wheel.py": "pyproject.toml and setup.py: what is shipped",
+}
+
+
+@cache
+def files() -> tuple[Path, ...]:
+    """Every file of the repository, those not yet committed with them, what is ignored left out."""
+    # root may test a checkout that another user owns
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = (ROOT / name for name in listed.split("\0") if name)
+    return tuple(path for path in found if path.is_file())
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def python_files(*tops: str) -> list[Path]:
+    return [path for path in files() if path.suffix == ".py" and named(path).startswith(tops or "")]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it; of `from m import n` both m and m.n, for n may be a module."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{named(path)}: a relative import, which hides the fence it crosses"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, allowed: set[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in allowed)
+
+
+def foreign(path: Path, allowed: set[str]) -> list[str]:
+    """The imports that lie outside `allowed`."""
+    found = []
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if not within(alias.name, allowed)]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            both = [f"{module}.{alias.name}" for alias in node.names]
+            found += [name for name in both if not within(module, allowed) and not within(name, allowed)]
+    return found
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.stem)
+def test_a_verb_has_its_rooms(verb):
+    assert [room for room in verb.rooms() if not (ROOT / room).is_file()] == []
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.stem)
+def test_a_verb_is_a_step_of_the_pipeline_and_a_noun(verb):
+    if verb.bpf:
+        assert f'#include "lib/{verb.stem}.h"' in (BPF / "xdp.bpf.c").read_text()
+    from hopline.cli.main import root
+
+    assert verb.stem in root.list_commands(None)
+
+
+def test_only_the_kernel_layer_speaks_to_the_kernel():
+    crossed = {}
+    for path in python_files("src/"):
+        if SOURCE / "kernel" not in path.parents:
+            crossed[named(path)] = [name for name in imports(path) if name.partition(".")[0] in KERNEL_ONLY]
+    assert {path: names for path, names in crossed.items() if names} == {}
+
+
+@pytest.mark.parametrize("path", [*python_files("src/hopline/features/"), SOURCE / "daemon" / "plan.py"], ids=named)
+def test_what_a_verb_means_is_pure(path):
+    assert foreign(path, PURE) == []
+    called = {node.func.id for node in ast.walk(parsed(path)) if isinstance(node, ast.Call) and hasattr(node.func, "id")}
+    assert called & NOT_PURE == set()
+
+
+@pytest.mark.parametrize("path", python_files("src/hopline/cli/"), ids=named)
+def test_a_command_asks_the_daemon_or_the_host_and_never_the_kernel(path):
+    allowed = CLI | CLI_MORE.get(path.name, set()) | {"hopline.__version__"}
+    assert [name for name in foreign(path, allowed) if name.partition(".")[0] == "hopline"] == []
+
+
+def test_the_client_and_the_front_page_need_no_kernel():
+    for path in (SOURCE / "client.py", SOURCE / "config.py", SOURCE / "errors.py", SOURCE / "__init__.py"):
+        assert [name for name in imports(path) if within(name, {"hopline.kernel"})] == [], named(path)
+
+
+def test_each_test_has_a_counterpart_or_a_reason():
+    astray = []
+    for path in python_files("tests/"):
+        if not path.name.startswith("test_") or named(path) in WITHOUT_COUNTERPART:
+            continue
+        room = path.parent.relative_to(ROOT / "tests").as_posix()
+        places = COUNTERPARTS.get(room, (f"{room}/{{}}.py",))
+        stem = path.stem.removeprefix("test_")
+        if not any((SOURCE / place.format(stem)).is_file() for place in places):
+            astray.append(named(path))
+    assert astray == [], "name the module that it tests, or give the reason in WITHOUT_COUNTERPART"
+
+
+def test_no_module_or_function_of_python_is_too_long():
+    long = []
+    for path in python_files():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        long += [f"{named(path)}: {lines} lines"] if lines >= 400 else []
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                long += [f"{named(path)}: {node.name}: {lines} lines"] if lines >= 50 else []
+    assert long == []
+
+
+def bpf_files() -> list[Path]:
+    return [path for path in files() if path.is_relative_to(BPF) and path.suffix in (".c", ".h")]
+
+
+def c_functions(text: str) -> Iterator[tuple[str, int]]:
+    """Name and length of each function: from the first line of its head to its closing brace, both at the margin."""
+    start, head = 0, ""
+    for number, line in enumerate(text.splitlines()):
+        if line == "{":
+            # the head may be broken over lines; its name stands before the first parenthesis behind an attribute
+            name = re.search(r"(\w+)\((?!\()[^()]*(\([^()]*\)[^()]*)*\)?\s*$", head)
+            opened = (start, name[1] if name else head)
+        elif line.startswith("}") and head:
+            if line == "}":
+                yield opened[1], number - opened[0] + 1
+            head = ""
+        elif line and not line[0].isspace() and not line.startswith(("#", "/", "}")):
+            start, head = number, line
+        elif head and line[:1].isspace():
+            head += " " + line.strip()
+
+
+def test_the_reader_of_c_functions_reads_them():
+    text = "static int\tf(int a,\n\t     int b)\n{\n\treturn a;\n}\n\nstruct s {\n\tint x;\n};\n\nint g(void)\n{\n}\n"
+    assert list(c_functions(text)) == [("f", 5), ("g", 3)]
+
+
+def test_no_file_or_function_of_bpf_is_too_long():
+    long, seen = [], set()
+    for path in bpf_files():
+        text = path.read_text()
+        most = 80 if path.name == "xdp.bpf.c" else 400
+        lines = len(text.splitlines())
+        long += [f"{named(path)}: {lines} lines"] if lines >= most else []
+        for name, length in c_functions(text):
+            seen.add(name)
+            long += [f"{named(path)}: {name}: {length} lines"] if length >= 80 else []
+    assert long == []
+    assert seen >= {"hopline_xdp", "parse", "forward", "leave"}
+
+
+def test_every_file_of_bpf_says_its_licence_and_states_it_to_the_kernel():
+    for path in bpf_files():
+        first = path.read_text().splitlines()[0]
+        assert "SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)" in first, named(path)
+        if path.name.endswith(".bpf.c"):
+            assert 'SEC("license") = "Dual BSD/GPL";' in path.read_text(), named(path)
+
+
+def test_names_of_maps_fit_the_kernel():
+    found = [name for path in bpf_files() for name in re.findall(r"(\w+) SEC\(\"\.maps\"\)", path.read_text())]
+    assert len(found) > 10
+    # BPF_OBJ_NAME_LEN is 16, its end included
+    assert [name for name in found if len(name) > 15] == []
+
+
+def test_no_file_names_the_place_it_was_written_in():
+    # in pieces, so that this file does not contain them
+    words = ("share" "d/", "/wor" "k/", "seed" "s/", "pypi" ".org", "python" "hosted", "artifact" "ory", "index-" "url")
+    forbidden = re.compile("|".join(map(re.escape, words)) + r"|\bissues? #?\d|\.internal\b", re.IGNORECASE)
+    found = []
+    for path in files():
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if forbidden.search(line):
+                found.append(f"{named(path)}:{number}: {line.strip()}")
+    assert found == []
+
+
+def test_every_dependency_has_its_reason():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    needed += [name for extra in project["project"]["optional-dependencies"].values() for name in extra]
+    said = (ROOT / "docs" / "dependencies.md").read_text().lower()
+    names = [re.match(r"[\w.-]+", requirement)[0].lower() for requirement in needed]
+    assert [name for name in names if not re.search(rf"\b{re.escape(name)}\b", said)] == []
+    # the other way round: what the package imports is declared
+    declared = {name.replace("-", "_") for name in names} | set(sys.stdlib_module_names) | {"hopline"}
+    used = {name.partition(".")[0] for path in python_files("src/") for name in imports(path)}
+    assert used - declared == set()
+
+
+def test_every_verdict_is_explained_and_no_other():
+    enum = re.search(r"enum verdict \{(.*?)\};", (BPF / "lib" / "layout.h").read_text(), re.DOTALL)[1]
+    verdicts = set(re.findall(r"^\s*([A-Z_]+) = \d+,", enum, re.MULTILINE)) - {"CONTINUE"}
+    page = (ROOT / "docs" / "packet.md").read_text()
+    table = re.findall(r"^\| ([A-Z_]+) \|", page, re.MULTILINE)
+    assert sorted(table) == sorted(verdicts)
+    # and each that the pages name exists
+    pages = [path for path in files() if path.suffix == ".md"]
+    spoken = {name for path in pages for name in re.findall(r"\b(?:PASS|DROP)_[A-Z_]+\b", path.read_text())}
+    assert spoken - verdicts == set()
+
+
+@pytest.mark.parametrize("module", ["hopline", "hopline.kernel"])
+def test_every_public_name_is_there_and_documented(module):
+    package = importlib.import_module(module)
+    assert package.__all__ == sorted(package.__all__)
+    for name in package.__all__:
+        value = getattr(package, name)
+        # a class must have its own, not its base's
+        if callable(value):
+            assert vars(value).get("__doc__") if isinstance(value, type) else value.__doc__, f"{module}.{name}"
+
+
+def test_the_licences_are_whole_and_named():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named_there = set(re.findall(r"[A-Z][\w.]*-[\w.-]+", project["license"]["text"]))
+    assert named_there == {path.stem for path in (ROOT / "LICENSES").iterdir()}
+    for word, name in (("Version 2.0, January 2004", "Apache-2.0"), ("END OF TERMS AND CONDITIONS", "GPL-2.0-only")):
+        assert word in (ROOT / "LICENSES" / f"{name}.txt").read_text()
+    assert "Redistributions in binary form" in (ROOT / "LICENSES" / "BSD-2-Clause.txt").read_text()
