@@ -43,6 +43,8 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 dist: $(VENV)/installed
+	@# what an earlier build left would be shipped
+	@rm -rf build dist
 	$(BIN)/pip wheel -q --disable-pip-version-check --no-deps -w dist .
 
 clean:

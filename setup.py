@@ -30,4 +30,9 @@ class BuildAll(build_ext):
         subprocess.run(["llvm-strip", "-g", str(target)], check=True)
 
 
-setup(cmdclass={"build_ext": BuildAll}, cffi_modules=["src/hopline/kernel/_build.py:builder"])
+setup(
+    cmdclass={"build_ext": BuildAll},
+    cffi_modules=["src/hopline/kernel/_build.py:builder"],
+    # the extension keeps to the stable ABI, so one wheel serves every later Python
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

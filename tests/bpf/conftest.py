@@ -11,6 +11,7 @@ from functools import cache
 import pytest
 
 from bpf.pipeline import Pipeline, open_pipeline
+from bpf.world import ENTRIES, ROUTES
 from hopline.errors import HoplineError
 from hopline.kernel import netns
 from hopline.kernel.map import Map
@@ -90,3 +91,27 @@ def pipeline(_pipeline: Pipeline) -> Pipeline:
     """The shipped pipeline with empty tables, learning off, and a lease; see bpf/pipeline.py."""
     _pipeline.reset()
     return _pipeline
+
+
+@pytest.fixture(scope="module")
+def routes(_pipeline: Pipeline):
+    """Routes of every kind in the router, for what is learned."""
+    add = "".join(f"\nip {'-6 ' if '::' in route else ''}route add {route}" for route in ROUTES)
+    _pipeline.sh(f"ip link add unslotted type veth peer name unslotted1; ip link set unslotted up{add}")
+    neighbours = ("192.0.2.21", "2001:db8:e::7")
+    _pipeline.sh("".join(f"ip neigh add {a} lladdr 02:00:00:00:00:09 dev unslotted nud permanent;" for a in neighbours))
+    _pipeline.sh("ip link set unslotted1 up")
+    yield
+    # the routes through it go with the device
+    kept = [route for route in ROUTES if "dev unslotted" not in route]
+    drop = "".join(f"\nip {'-6 ' if '::' in route else ''}route del {route}" for route in kept)
+    _pipeline.sh(f"ip link del unslotted{drop}")
+
+
+@pytest.fixture
+def world(pipeline: Pipeline, routes) -> Pipeline:
+    """ENTRIES and ROUTES, and learning on for both families."""
+    for to, next_hop in ENTRIES.items():
+        pipeline.forward(to, next_hop)
+    pipeline.learn()
+    return pipeline

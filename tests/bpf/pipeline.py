@@ -133,6 +133,19 @@ class Pipeline:
             send_frames(self.near, "eth0", frames)
             return sniffer.wait(len(frames) if expected is None else expected)
 
+    def lookups(self, *names: str) -> int:
+        """These members of enum lookup, or'ed."""
+        members = self.datapath.layout.enum("lookup")
+        return sum(int(members[f"LOOKUP_{name}"]) for name in names)
+
+    def asked(self, packet: bytes) -> tuple[str, set[str], str | None]:
+        """(verdict, what was asked, what answered) for a packet, by the tracer."""
+        outcome, event = self.trace(packet)
+        members = self.datapath.layout.enum("lookup")
+        bits, found = int(event["forward"]["lookups"]), int(event["forward"]["found"])
+        names = {each.name.removeprefix("LOOKUP_") for each in members if bits & each}
+        return outcome.verdict, names, members(found).name.removeprefix("LOOKUP_") if found else None
+
     # the world around it
 
     @property

@@ -5,82 +5,9 @@ import random
 import pytest
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting
 
-from bpf import test_parse
 from bpf.frames import FROM4, ICMP, IP, TCP, UDP, Case, IPv6, checksum, forwarded, frame, ip4, ip6
-from bpf.pipeline import LEARNED_HOP, XDP_PASS, XDP_REDIRECT, Hop, Pipeline
-
-
-def hop(number: int, **more) -> Hop:
-    """A next hop of its own MACs."""
-    return Hop(f"02:00:00:00:0e:{number:02x}", f"02:00:00:00:0f:{number:02x}", **more)
-
-
-EXACT, P26, P24, P16, DEFAULT6 = hop(1), hop(2), hop(3), hop(4), hop(5)
-EXACT6, P64, P48, P127 = hop(6), hop(7), hop(8), hop(9)
-SMALL, HUGE, SMALL6 = hop(10, mtu=576), hop(11, mtu=65535), hop(12, mtu=1280)
-
-ENTRIES = {
-    "198.51.100.7": EXACT,
-    "198.51.100.64/26": P26,
-    "198.51.100.0/24": P24,
-    "198.51.0.0/16": P16,
-    "198.51.100.5": SMALL,
-    "198.51.100.201": hop(20, state="UNRESOLVED"),
-    "198.51.100.202": hop(21, state="NO_DEVICE"),
-    "198.51.100.203": hop(22, state="RETIRING"),
-    "198.51.100.204": hop(23, slot=200),
-    "2001:db8:f::7": EXACT6,
-    "2001:db8:f::/64": P64,
-    "2001:db8:f::/48": P48,
-    "2001:db8:f::a/127": P127,
-    "2001:db8:f::5": SMALL6,
-    "2001:db8:f::c9": hop(24, state="UNRESOLVED"),
-    "2001:db8:f::ca": hop(25, state="NO_DEVICE"),
-    # an operator's entry does not make the router's own addresses, or multicast, forwardable
-    "10.0.2.1": hop(26),
-    "2001:db8:2::1": hop(27),
-    "224.0.0.0/4": hop(28),
-    "127.0.0.0/8": hop(29),
-    "ff00::/8": hop(30),
-}
-ROUTES = (
-    "203.0.113.0/25 via 10.0.2.2",
-    "203.0.113.128/25 via 10.0.2.2 mtu lock 1000",
-    "unreachable 192.0.2.0/30",
-    "blackhole 192.0.2.4/30",
-    "prohibit 192.0.2.8/30",
-    "192.0.2.16/30 encap ip id 5 dst 10.0.2.9 dev out0",
-    "192.0.2.20/30 dev unslotted",
-    "2001:db8:a::/64 via 2001:db8:2::2",
-    "2001:db8:b::/64 via 2001:db8:2::2 mtu lock 1400",
-    "unreachable 2001:db8:c::/64",
-    "2001:db8:d::/64 encap seg6 mode encap segs 2001:db8:2::9 dev out0",
-    "2001:db8:e::/64 dev unslotted",
-)
-
-
-@pytest.fixture(scope="module")
-def routes(_pipeline: Pipeline):
-    """Routes of every kind in the router, for what is learned."""
-    add = "".join(f"\nip {'-6 ' if '::' in route else ''}route add {route}" for route in ROUTES)
-    _pipeline.sh(f"ip link add unslotted type veth peer name unslotted1; ip link set unslotted up{add}")
-    neighbours = ("192.0.2.21", "2001:db8:e::7")
-    _pipeline.sh("".join(f"ip neigh add {a} lladdr 02:00:00:00:00:09 dev unslotted nud permanent;" for a in neighbours))
-    _pipeline.sh("ip link set unslotted1 up")
-    yield
-    # the routes through it go with the device
-    kept = [route for route in ROUTES if "dev unslotted" not in route]
-    drop = "".join(f"\nip {'-6 ' if '::' in route else ''}route del {route}" for route in kept)
-    _pipeline.sh(f"ip link del unslotted{drop}")
-
-
-@pytest.fixture
-def world(pipeline: Pipeline, routes) -> Pipeline:
-    """ENTRIES and ROUTES, and learning on for both families."""
-    for to, next_hop in ENTRIES.items():
-        pipeline.forward(to, next_hop)
-    pipeline.learn()
-    return pipeline
+from bpf.pipeline import LEARNED_HOP, XDP_PASS, XDP_REDIRECT, Pipeline
+from bpf.world import EXACT, EXACT6, P16, P24, P26, P48, P64, P127, SMALL, SMALL6
 
 
 def size4(octets: int, dst: str, **fields) -> bytes:
@@ -325,17 +252,6 @@ def test_packet(prepared):
     packets = 2 if case.verdict == "FORWARDED" else 0
     assert int((after["packets"] - before["packets"]).sum()) == packets
     assert int((after["bytes"] - before["bytes"]).sum()) == packets * len(case.packet)
-
-
-def test_every_verdict_has_a_case(world):
-    cases = {case.verdict for case in (*CASES, *test_parse.CASES)}
-    # CONTINUE is no way out: it says that the next step decides
-    assert cases == {verdict.name for verdict in world.datapath.verdicts} - {"CONTINUE"}
-
-
-def test_every_sentence_is_said_once():
-    sentences = [case.sentence for case in (*CASES, *test_parse.CASES)]
-    assert len(sentences) == len(set(sentences))
 
 
 # the checksum

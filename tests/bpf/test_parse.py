@@ -287,6 +287,9 @@ def test_a_frame_without_an_ethernet_header_is_refused_by_the_kernel(everything,
 
 # frames larger than a page
 
+# what TEST_RUN puts into the first page: less XDP_PACKET_HEADROOM and struct skb_shared_info (net/bpf/test_run.c)
+LINEAR = 4096 - 256 - 320
+
 
 def jumbo4(length: int) -> bytes:
     """An IPv4 packet of so many octets in a frame."""
@@ -325,8 +328,9 @@ def test_a_large_frame_over_the_mtu_passes_untouched(big, jumbo):
 
 
 @pytest.mark.parametrize("padding", [1, 100, 4000, 7000])
-@pytest.mark.parametrize("length", [60, 3000, 4096])
+@pytest.mark.parametrize("length", [60, 3000, LINEAR - 15, LINEAR - 14, LINEAR - 13, 4096])
 def test_padding_in_further_pages_is_trimmed(big, length, padding):
+    """Also where the IP packet ends just where the first page does, so that padding is all there is in the next."""
     sent = jumbo4(length) + b"\x55" * padding
     outcome = big.run(sent)
     assert (outcome.verdict, outcome.data) == ("FORWARDED", forwarded(sent, HOP))
@@ -348,6 +352,34 @@ def test_a_large_frame_is_not_sent_to_a_device_that_cannot_take_its_pages(big):
     assert big.run(jumbo4(1500)).verdict == "FORWARDED"
     big.know()
     assert big.run(jumbo4(9000)).verdict == "FORWARDED"
+
+
+@pytest.mark.parametrize("length", [5000, LINEAR, LINEAR + 1])
+@pytest.mark.parametrize(
+    ("start", "verdict"),
+    [
+        (frame(type=0x88B5), "PASS_NOT_IP"),
+        (frame(Dot1Q(vlan=7, type=0x88B5)), "PASS_VLAN"),
+        (frame(type=0x0800) + b"\x44", "PASS_MALFORMED"),
+        (frame(type=0x86DD) + b"\x44", "PASS_MALFORMED"),
+        (jumbo4(5000), "FORWARDED"),
+    ],
+    ids=["not IP", "VLAN", "bad IPv4", "bad IPv6", "IPv4"],
+)
+def test_a_large_frame_counts_with_all_its_octets(big, start, verdict, length):
+    """`run` compares the octets counted with the frame's."""
+    if verdict == "FORWARDED":
+        length = len(start)
+    assert big.run(start[:length].ljust(length, b"x")).verdict == verdict
+
+
+def test_a_frame_of_one_page_and_padding_is_not_sent_in_pages_to_a_device_that_cannot_take_them(big):
+    row = big.datapath.interfaces[big.out_slot : big.out_slot + 1]
+    row["flags"] = 0
+    sent = jumbo4(LINEAR - 14) + bytes(4)
+    outcome = big.run(sent)
+    assert (outcome.verdict, outcome.data) in (("PASS_NO_EGRESS", sent), ("FORWARDED", forwarded(sent, HOP)))
+    big.know()
 
 
 def test_the_largest_ip_packet_of_all(big):

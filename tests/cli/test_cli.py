@@ -69,12 +69,21 @@ def test_forward_add_replace_show_del(run):
     code, out, err = run("forward", "show")
     lines = out.splitlines()
     assert lines[0].split() == ["DESTINATION", "DEV", "SRC-MAC", "DST-MAC", "ORIGIN", "FRESH"]
-    assert lines[1].split() == ["10.10.3.5", "enp0s9", OWN_MAC, NEIGHBOUR_MAC, "operator", "always"]
+    assert lines[2].split() == ["10.10.3.5", "enp0s9", OWN_MAC, NEIGHBOUR_MAC, "operator", "always"]
     assert len(lines) == 4
     assert [row["to"] for row in json.loads(run("forward", "show", "10.10.3.5", "--json")[1])] == ["10.10.3.5"]
     assert len(json.loads(run("forward", "show", "--origin", "learned", "--limit", "1", "--json")[1])) == 1
     assert run("forward", "del", "10.10.3.5") == (0, "", "")
     assert run("forward", "del", "10.10.3.5") == (1, "", "hopline: forward 10.10.3.5: no such entry\n")
+
+
+def test_entries_are_shown_in_order(run):
+    for to in ("10.10.30.0/24", "10.10.3.0/24", "10.10.3.5", "2001:db8::/32"):
+        run("forward", "add", to, "--via", "2001:db8::1" if ":" in to else "10.10.3.1")
+    rows = [(row["origin"], row["to"]) for row in json.loads(run("forward", "show", "--json")[1])]
+    operator = [to for origin, to in rows if origin == "operator"]
+    assert operator == ["10.10.3.0/24", "10.10.3.5", "10.10.30.0/24", "2001:db8::/32"]
+    assert [origin for origin, _ in rows] == sorted((origin for origin, _ in rows), reverse=True)
 
 
 def test_next_hops_get_flush(run):
@@ -99,6 +108,7 @@ def test_interface_verbs(run):
     code, out, err = run("interface", "add", "enp0s3", "--mode", "generic")
     assert (code, out) == (0, "enp0s3: attached, generic mode, learning ipv4 only\n")
     assert err.startswith("hopline: warning: peer without GRO")
+    assert err.splitlines()[1].startswith("hopline: warning: enp0s3: not learning ipv6: forwarding is off: ")
     assert run("interface", "add", "enp0s3")[0] == 1
     assert run("interface", "add", "enp0s3", "--replace", "--bypass-policy", "--json")[0] == 0
     assert json.loads(run("interface", "set", "enp0s3", "--no-bypass-policy", "--json")[1])["interface"] == {
@@ -125,7 +135,7 @@ def test_status_tells_all_it_is_asked_for(run):
         "enp0s3: native mode, program hopline (id 39, tag 24c0c136d96b2e7e), steps parse forward",
         "learning ipv4 only",
         "because ipv6: forwarding is off",
-        "FORWARDED  7 packets  686 bytes",
+        "    VERDICT    PACKETS  BYTES\n    FORWARDED        7    686\n",
     ):
         assert text in out
     assert "PASS_LOCAL" not in out
@@ -225,6 +235,22 @@ def test_what_is_refused_is_exit_code_1_and_one_line(run, arguments, text):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["forwrd"], "no such command 'forwrd': see `hopline --help`"),
+        (["forward", "flush"], "missing option '--origin': choose from: learned: see `hopline forward flush --help`"),
+        (["forward", "get"], "missing argument 'ADDR': see `hopline forward get --help`"),
+        (["status", "--bogus"], "no such option '--bogus': see `hopline status --help`"),
+        (["completion", "tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish': see `hopline completion --help`"),
+    ],
+)
+def test_wrong_usage_is_one_chain_that_ends_in_what_to_do(run, arguments, text):
+    err = run(*arguments, here=False)[2]
+    assert err.endswith(f"{text}\n")
+    assert "." not in err
+
+
 def test_a_fault_of_our_own_is_still_one_line(run, monkeypatch):
     from hopline import client
 
@@ -315,6 +341,16 @@ sys.exit(main(["serve", "--state", {str(tmp_path)!r}, "--run", {str(tmp_path)!r}
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
     assert "run it as root" in done.stderr
+
+
+def test_what_only_root_may_says_so(run, monkeypatch):
+    from hopline import client
+
+    def forbidden(*_, **__):
+        raise PermissionError(13, "", "/somewhere")
+
+    monkeypatch.setattr(client, "connect", forbidden)
+    assert run("status") == (1, "", "hopline: /somewhere: permission denied: do this as root\n")
 
 
 def test_help_is_quick():

@@ -8,6 +8,7 @@ import subprocess
 import time
 from ipaddress import IPv4Address, IPv6Address
 
+from hopline import connect
 from hopline.lab.shell import Result, enter, environment, hopline_command
 from lab.net import Daemon, sh
 
@@ -39,8 +40,8 @@ def kernel_entries(daemon: Daemon) -> set[str]:
 
 
 def kernel_tables(daemon: Daemon) -> dict[str, dict[bytes, bytes]]:
-    """All that a change could touch in the kernel, but for counters and the cache."""
-    return {name: map_items(daemon, name) for name in (*TABLES, "local4", "local6", "interface_slots")}
+    """What a request could change in the kernel, but for counters and the cache."""
+    return {name: map_items(daemon, name) for name in (*TABLES, "interface_slots")}
 
 
 def store_entries(daemon: Daemon) -> set[str]:
@@ -50,7 +51,7 @@ def store_entries(daemon: Daemon) -> set[str]:
 
 
 def shown_entries(daemon: Daemon) -> set[str]:
-    return {row["to"] for row in daemon.json("forward", "show", "--origin", "operator")}
+    return {row.to for row in connect(daemon.instance).forward.show(origin="operator")}
 
 
 def xdp_id(ns: str, dev: str) -> int:
@@ -62,6 +63,12 @@ def xdp_id(ns: str, dev: str) -> int:
 def bpf_links() -> set[int]:
     """The ids of all BPF links there are."""
     return {link["id"] for link in json.loads(sh(None, "bpftool -j link show").stdout or "[]")}
+
+
+def own_links(daemon: Daemon) -> set[int]:
+    """The ids of the links that an instance has pinned."""
+    pins = daemon.pins.glob("link_*")
+    return {json.loads(sh(None, ["bpftool", "-j", "link", "show", "pinned", str(pin)]).stdout)["id"] for pin in pins}
 
 
 def hopline(ns: str | None, *arguments: str, uid: int | None = None, timeout: float = 20) -> Result:

@@ -1,10 +1,13 @@
 """hopline doctor: what it finds in a namespace of its own, before and after what it says is done."""
 
+import subprocess
+
 import pytest
 
 from hopline.errors import NotFound
 from hopline.host import doctor
 from hopline.kernel import netns
+from hopline.lab.shell import enter, hopline_command
 from lab.netlink_room import needs_root, room, shell
 
 pytestmark = needs_root
@@ -52,6 +55,38 @@ def test_devices_xdp_can_do_little_with(ns):
 def test_an_unknown_interface_is_not_found(ns):
     with pytest.raises(NotFound, match="interface gone"):
         netns.run_in(ns, doctor.examine, ["gone"])
+
+
+def told_with(ns, *capabilities) -> list[str]:
+    """The lines of `hopline doctor` run by a root that has only these capabilities, as a systemd unit may have it."""
+    granted = ",".join(["-all", *(f"+{name}" for name in capabilities)])
+    limits = ["setpriv", f"--bounding-set={granted}", f"--inh-caps={granted}"]
+    done = subprocess.run(enter(ns, [*limits, hopline_command(), "doctor"]), capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.returncode == any(line.startswith("FAILURE") for line in done.stdout.splitlines())
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "missing"),
+    [
+        (("net_admin", "bpf", "perfmon"), ""),
+        (("net_admin", "sys_admin"), ""),
+        (("net_admin", "bpf"), "CAP_PERFMON"),
+        (("bpf", "perfmon"), "CAP_NET_ADMIN"),
+        ((), "CAP_NET_ADMIN and CAP_BPF and CAP_PERFMON"),
+    ],
+)
+def test_rights_that_are_missing_are_named_and_the_rest_is_still_told(ns, capabilities, missing):
+    lines = told_with(ns, *capabilities)
+    if missing:
+        assert lines[0] == f"FAILURE  rights: {missing} missing: run as root, or grant them by systemd"
+        assert "FAILURE  xdp: not tried: it needs the rights above" in lines
+    else:
+        assert lines[0] == "ok       rights: may load and attach programs"
+        assert "ok       xdp: programs load, and may ask the fib" in lines
+    # of each device something is told, whoever asks
+    assert {line[9:].partition(":")[0] for line in lines} >= {"v0", "v1"}
 
 
 def test_every_line_is_one_line(ns):

@@ -16,11 +16,13 @@ from lab.net import missing_tools, sh
 from lab.traffic import (
     BEHIND4,
     BEHIND6,
+    DROP,
     LOST,
     Flow,
     Prepared,
     Traffic,
     WideRouter,
+    attach,
     forwarded,
     ip_lines,
     nft,
@@ -33,9 +35,8 @@ from lab.traffic import (
 BOUND_MS = 1000
 # the lease, from the kill, and what a machine that is busy starting processes may add
 LEASE_BOUND_MS = 1100
-BEFORE_S, AFTER_S = 0.25, 0.5
+BEFORE_S, AFTER_S = 0.25, 0.35
 NEW_MAC = "02:00:00:00:0e:0e"
-DROP = "table inet t { chain f { type filter hook forward priority 0; policy drop; }; }"
 
 
 @pytest.fixture
@@ -48,8 +49,7 @@ def wide():
 def serving(wide, daemon):
     """A daemon on all three of the router's devices."""
     one = daemon(wide.ns)
-    for dev in ("left", "right", "third"):
-        one.call("interface", "add", dev)
+    attach(one, "left", "right", "third")
     return one
 
 
@@ -348,3 +348,20 @@ def test_a_daemon_that_is_busy_still_follows(wide, serving, record_property):
         verdict = traffic.judge(family, other(wide), before)
         tell(record_property, f"route replaced, busy, {family}", verdict, (after - before) / 1e6)
         assert verdict.stale_ms < BOUND_MS + LEASE_BOUND_MS, verdict
+
+
+def test_a_question_does_not_hold_up_a_change(wide, serving, record_property):
+    """The first `forward get` loads a program; what the host does meanwhile is followed as soon as ever."""
+    change = route_lines("replace", "other")(wide)
+    ask = threading.Thread(target=lambda: hopline.connect(serving.instance).forward.get(wide.server.ip4))
+    with Traffic(wide, wide.flows(), 1000) as traffic:
+        time.sleep(BEFORE_S)
+        ask.start()
+        time.sleep(0.02)
+        before, after = change.go()
+        ask.join()
+        time.sleep(0.2)
+    for family in wide.flows():
+        verdict = traffic.judge(family, other(wide), before)
+        tell(record_property, f"route replaced during `forward get`, {family}", verdict, (after - before) / 1e6)
+        assert verdict.stale_ms < 100, verdict

@@ -117,6 +117,12 @@ CASES = [
         "without `mtu lock`, mtu 1000 of route 10.9.0.0/16",
     ),
     (
+        "sysctl -qw net.ipv6.conf.v0.disable_ipv6=1",
+        "sysctl -qw net.ipv6.conf.v0.disable_ipv6=0",
+        {"v0": {6}, "v1": set()},
+        "ipv6 is disabled on v0",
+    ),
+    (
         "ip rule add priority 7 from 10.9.0.0/16 lookup 9",
         "ip rule del priority 7",
         {"v0": {4}, "v1": {4}},

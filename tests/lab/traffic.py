@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
+import hopline
 from hopline.lab.shell import enter, environment
 from hopline.lab.topology import Namespace
 from lab.net import PACKET_OUTGOING, Router, raw_socket, sh
@@ -28,6 +29,9 @@ SETTLE_S = 0.15  # what is sent has arrived, and is read, by then
 
 # behind the server or the other host, and never theirs: neither answers, so neither announces anything
 BEHIND4, BEHIND6 = "10.9.0.9", "fd00:9::9"
+
+# for `nft -f -`: whatever would be forwarded is dropped
+DROP = "table inet t { chain f { type filter hook forward priority 0; policy drop; }; }"
 
 
 class WideRouter(Router):
@@ -251,8 +255,14 @@ def forwarded(daemon, dev: str) -> int:
 
 
 def verdicts(daemon, dev: str) -> dict[str, int]:
-    states = daemon.json("interface", "show", dev)
-    return {name: count["packets"] for name, count in states[0]["verdicts"].items()}
+    (state,) = hopline.connect(daemon.instance).interface.show(dev)
+    return {name: count.packets for name, count in state.verdicts.items()}
+
+
+def attach(daemon, *devices: str) -> None:
+    """`hopline interface add` for each, without a process for each."""
+    for dev in devices:
+        hopline.connect(daemon.instance).interface.add(dev)
 
 
 def wait_for(condition, seconds: float = 5.0, every: float = 0.02):

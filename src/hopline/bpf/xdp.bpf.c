@@ -6,6 +6,7 @@
 #include "lib/layout.h"
 #include "lib/config.h"
 #include "lib/maps.h"
+#include "lib/trace.h"
 #include "lib/parse.h"
 #include "lib/forward.h"
 #include "lib/verdict.h"
@@ -13,15 +14,18 @@
 SEC("xdp.frags")
 int hopline_xdp(struct xdp_md *ctx)
 {
+	__u32 slot = interface_slot;
+	struct interface *ingress = bpf_map_lookup_elem(&interfaces, &slot);
 	struct packet packet = {};
-	struct forward_note note = { .fib = -1 };
-	enum verdict verdict = parse(ctx, &packet);
+	enum verdict verdict;
 
+	trace_begin();
+	verdict = parse(ctx, ingress, &packet);
 	if (verdict == CONTINUE && packet.tags)
 		verdict = PASS_VLAN;
 	if (verdict == CONTINUE)
-		verdict = forward(ctx, &packet, &note);
-	return leave(ctx, verdict, &packet, &note);
+		verdict = forward(ctx, ingress, &packet);
+	return leave(ctx, verdict, &packet);
 }
 
 /*

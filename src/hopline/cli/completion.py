@@ -4,9 +4,9 @@ import click
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that SHELL sources: `source <(hopline completion bash)`."""
+    """Print the script that SHELL (bash, zsh or fish) sources: `source <(hopline completion bash)`."""
     from click.shell_completion import get_completion_class
 
     from hopline.cli.main import root

@@ -1,6 +1,7 @@
 """`hopline forward`: where packets to a destination go next."""
 
 from collections.abc import Callable
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,7 @@ from hopline.cli.grammar import (
 
 if TYPE_CHECKING:
     from hopline.config import Origin
-    from hopline.daemon.protocol import ForwardAnswer
+    from hopline.daemon.protocol import ForwardAnswer, ForwardRow
 
 
 @click.group(cls=Noun)
@@ -80,7 +81,7 @@ def show(dest: str | None, origin: "Origin | None", limit: int | None, next_hops
             raise click.UsageError("--next-hops shows all: leave the rest out", click.get_current_context())
         _show_next_hops(as_json)
         return
-    rows = client().forward.show(dest, origin=origin, limit=limit)
+    rows = sorted(client().forward.show(dest, origin=origin, limit=limit), key=_place)
     if as_json:
         output.json(rows)
         return
@@ -125,6 +126,14 @@ def _check(next_hop: dict[str, str | None]) -> None:
         raise click.UsageError("--via finds the MAC addresses itself: give --via, or --dev and --dst-mac", ctx)
     if via is None and (next_hop["dev"] is None or dst_mac is None):
         raise click.UsageError("no next hop: give --dev DEV --dst-mac MAC, or --via ADDR", ctx)
+
+
+def _place(row: "ForwardRow") -> tuple[bool, bool, bytes, int]:
+    """Return what rows are sorted by: the operator's first, then by address; the cache has them in no order."""
+    address, _, length = row.to.partition("/")
+    six = ":" in address
+    packed = inet_pton(AF_INET6 if six else AF_INET, address)
+    return row.origin != "operator", six, packed, int(length or 128)
 
 
 def _show_next_hops(as_json: bool) -> None:

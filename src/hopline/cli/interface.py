@@ -97,4 +97,7 @@ def _tell(added: "InterfaceAdded", as_json: bool) -> None:
     state = added.state
     if state.attached:
         click.echo(f"{state.name}: attached, {state.mode} mode, learning {learning(state)}")
-    output.warn([*([] if state.attached else [f"{state.name}: {state.problem}"]), *added.warnings, *state.forbids])
+    problem = [] if state.attached else [f"{state.name}: {state.problem}"]
+    # each begins with the family
+    forbids = [f"{state.name}: not learning {reason}" for reason in state.forbids]
+    output.warn([*problem, *added.warnings, *forbids])

@@ -15,7 +15,7 @@ def lab(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-@lab.command()
+@lab.command(short_help="Tell the story of `forward`, with real packets.")
 @click.option("--keep", is_flag=True, help="Leave the namespaces up afterwards; `hopline lab down` removes them.")
 def forward(keep: bool) -> int:
     """Three hosts and a next hop: the story of `forward`, step by step; exits 1 if a step differs."""

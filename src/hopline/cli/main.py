@@ -68,9 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
         return result if isinstance(result, int) and not isinstance(result, bool) else 0
     except click.UsageError as error:
         hint = f": see `{error.ctx.command_path} --help`" if error.ctx else ""
-        return _say(f"{_first_lower(error.format_message())}{hint}", 2)
+        return _say(f"{_chain(error.format_message())}{hint}", 2)
     except click.ClickException as error:
-        return _say(_first_lower(error.format_message()), error.exit_code)
+        return _say(_chain(error.format_message()), error.exit_code)
     except HoplineError as error:
         return _say(str(error), 1)
     except (KeyboardInterrupt, click.Abort, EOFError):
@@ -81,7 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
-        return _say(f"{what}{os.strerror(error.errno).lower() if error.errno else str(error).lower()}", 1)
+        reason = os.strerror(error.errno).lower() if error.errno else str(error).lower()
+        return _say(f"{what}{reason}{': do this as root' if isinstance(error, PermissionError) else ''}", 1)
     except Exception as error:
         if os.environ.get("HOPLINE_DEBUG"):
             raise
@@ -96,8 +97,10 @@ def _say(text: str, code: int) -> int:
     return code
 
 
-def _first_lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def _chain(text: str) -> str:
+    """Return click's sentences as one lower-case chain."""
+    sentences = " ".join(text.split()).rstrip(".").split(". ")
+    return ": ".join(sentence[:1].lower() + sentence[1:] for sentence in sentences)
 
 
 if __name__ == "__main__":

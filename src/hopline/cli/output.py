@@ -19,17 +19,29 @@ def json(value: Any) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
     """Print aligned columns, those named in `right` to the right; in colour where a terminal is wide enough."""
-    cells = [[NONE if value is None else str(value) for value in row] for row in rows]
-    widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(columns)]
-    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) <= shutil.get_terminal_size().columns:
-        _rich_table(columns, cells, right)
+    lines = aligned(columns, rows, right)
+    if sys.stdout.isatty() and max(map(len, lines)) + 2 <= shutil.get_terminal_size().columns:
+        _rich_table(columns, _cells(rows), right)
         return
-    for row in [list(columns), *cells]:
+    click.echo("\n".join(lines))
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> list[str]:
+    """Return a heading and a line for each row, in columns two spaces apart."""
+    cells = [list(columns), *_cells(rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
         padded = (
             text.rjust(width) if name in right else text.ljust(width)
             for name, text, width in zip(columns, row, widths, strict=True)
         )
-        click.echo("  ".join(padded).rstrip())
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def _cells(rows: Sequence[Sequence[object]]) -> list[list[str]]:
+    return [[NONE if value is None else str(value) for value in row] for row in rows]
 
 
 def warn(lines: Sequence[str]) -> None:

@@ -52,11 +52,10 @@ def _interface(state: "InterfaceState") -> list[str]:
     counted = [(name, count) for name, count in state.verdicts.items() if count.packets]
     if not counted:
         return [*lines, "    no packet yet"] if state.attached else lines
-    name_width = max(len(name) for name, _ in counted)
-    packets_width = max(len(str(count.packets)) for _, count in counted)
-    for name, count in sorted(counted, key=lambda pair: -pair[1].packets):
-        lines.append(f"    {name:<{name_width}}  {count.packets:>{packets_width}} packets  {count.bytes} bytes")
-    return lines
+    counted.sort(key=lambda pair: -pair[1].packets)
+    rows = [(name, count.packets, count.bytes) for name, count in counted]
+    table = output.aligned(["VERDICT", "PACKETS", "BYTES"], rows, right=["PACKETS", "BYTES"])
+    return [*lines, *(f"    {line}" for line in table)]
 
 
 def _duration(seconds: float) -> str:

@@ -12,11 +12,13 @@ from hopline.daemon.datapath import PIPELINE, Datapath
 from hopline.errors import KernelError, Refused
 from hopline.features.forward import mac_word
 from hopline.kernel import BpfObject, Map, Program, XdpLink, atomic_store32, atomic_store64, query, replace_foreign
+from hopline.kernel.netlink.ethtool import header_split
 from hopline.kernel.netlink.features import DeviceFeatures
 from hopline.kernel.netlink.types import Link
 
 log = logging.getLogger("hopline")
 
+ONE_BUFFER_MTU = 3000  # with headroom and tail, less than the smallest page
 SLOT_REST_S = 2.0  # a slot that was in use is not given away before packets and cached answers have forgotten it
 
 
@@ -57,15 +59,10 @@ class Attachments:
         self.by_index: dict[int, Attachment] = {}
         self.flags: Any = datapath.layout.enum("interface_flag")
         self._rests: dict[int, float] = {}
-        self._egress: dict[tuple[str, int], int] = {}
         self.slots: dict[int, int] = {
             int(row["ifindex"]): slot for slot, row in enumerate(datapath.interfaces) if row["ifindex"]
         }
         self._forget_strays()
-        for name in ("egress_native", "egress_generic"):
-            for slot in range(datapath.limits.INTERFACE_SLOTS):
-                if (held := datapath.maps[name].get(slot)) is not None and int(held):
-                    self._egress[name, slot] = int(held)
 
     def _forget_strays(self) -> None:
         # a crash between the two tables leaves one without the other
@@ -93,6 +90,8 @@ class Attachments:
             atomic_store32(row["ifindex"], link.index)
             self.datapath.maps["interface_slots"].set(link.index, slot)
         self._set_flag(slot, self.flags.INTERFACE_EGRESS_FRAGS, features.redirect_target_frags)
+        one = link.mtu <= ONE_BUFFER_MTU and (link.kind != "" or not header_split(link.name))
+        self._set_flag(slot, self.flags.INTERFACE_ONE_BUFFER, one)
         self._set_egress("egress_native", slot, link.index if link.up and features.redirect_target else 0)
         self._set_egress("egress_generic", slot, link.index if link.up and features.generic_target else 0)
 
@@ -107,9 +106,7 @@ class Attachments:
         self.datapath.interfaces[slot : slot + 1]["flags"] = 0
         atomic_store32(self.datapath.interfaces[slot : slot + 1]["ifindex"], 0)
         self._rests[slot] = time.monotonic()
-        if (attachment := self.by_index.pop(index, None)) is not None:
-            attachment.link.unpin()
-            attachment.close()
+        self.drop(index)
 
     def _free_slot(self) -> int | None:
         taken, now = set(self.slots.values()), time.monotonic()
@@ -125,9 +122,11 @@ class Attachments:
             counters.set(row, np.zeros(counters.ncpu, counters.value_dtype))
 
     def _set_egress(self, name: str, slot: int, index: int) -> None:
-        if self._egress.get((name, slot), 0) == index:
-            return
         table: Map = self.datapath.maps[name]
+        # the kernel empties a slot by itself when its device leaves, so what was written last says nothing
+        held = table.get(slot)
+        if (0 if held is None else int(held)) == index:
+            return
         try:
             if index:
                 table.set(slot, index)
@@ -135,13 +134,6 @@ class Attachments:
                 table.delete(slot)
         except KernelError as error:
             log.info("%s: %s", name, error)  # the device went away in this moment
-            index = 0
-        self._egress[name, slot] = index
-
-    def reaches(self, index: int, mode: str) -> bool:
-        """Return whether a redirect in this mode arrives at the device."""
-        slot = self.slots.get(index)
-        return slot is not None and self._egress.get((f"egress_{mode}", slot), 0) == index
 
     # flags
 
@@ -177,7 +169,7 @@ class Attachments:
     def attach(self, interface: Interface, link: Link, *, replace: bool) -> Attachment:
         """Attach the pipeline, or adopt the link that is pinned and give it this version's program."""
         if (held := self.by_index.get(link.index)) is not None:
-            if interface.mode in ("auto", held.mode):
+            if held.link.ifindex and interface.mode in ("auto", held.mode):
                 return held
             self.detach(link.index)
         pinned = self._adopt(interface, link)
@@ -250,6 +242,9 @@ class Attachments:
         try:
             ours = loaded.program(PIPELINE)
             same = attached.tag == ours.tag and self._settings(attached) == self._settings(ours)
+        except KernelError as error:
+            log.info("the attached program cannot be compared, so it is replaced in place: %s", error)
+            same = False
         finally:
             attached.close()
         return same and not self.trace
@@ -276,6 +271,13 @@ class Attachments:
         attachment = self.by_index.pop(index, None)
         if attachment is not None:
             attachment.link.detach()
+            attachment.link.unpin()
+            attachment.close()
+
+    def drop(self, index: int) -> None:
+        """Let go of a link that the kernel has already taken off its device."""
+        attachment = self.by_index.pop(index, None)
+        if attachment is not None:
             attachment.link.unpin()
             attachment.close()
 

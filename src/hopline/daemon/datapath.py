@@ -8,7 +8,6 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 import hopline.bpf
 from hopline.errors import KernelError, Refused
-from hopline.features.forward import Adjacency, destination_of, key_of
+from hopline.features.forward import Adjacency, destination_of, key_of, trie_key
 from hopline.kernel import (
     BpfObject,
     Map,
@@ -32,7 +31,7 @@ from hopline.kernel import (
 
 OBJECT = Path(hopline.bpf.__file__).parent / "xdp.bpf.o"
 PIPELINE = "hopline_xdp"
-PRIVATE_MAPS = ("trace_events",)
+PRIVATE_MAPS = ("trace_record", "trace_events")
 TABLES = ("forward_exact4", "forward_exact6", "forward_prefix4", "forward_prefix6")
 CACHES = ("cache4", "cache6")
 PROG_TYPE_XDP = 6
@@ -42,6 +41,12 @@ LEASE_S = 1.0
 GRACE_S = 0.005  # a program runs for microseconds; packets under way have left by then
 KERNEL_HZ = (100, 250, 300, 1000)
 CALIBRATION_S = 0.06
+
+
+def octets(keys: np.ndarray) -> list[bytes]:
+    """Return the octets of each key; one element of a big-endian array would come out in the machine's order."""
+    whole, size = keys.tobytes(), keys.dtype.itemsize
+    return [whole[i : i + size] for i in range(0, len(whole), size)]
 
 
 class Datapath:
@@ -281,36 +286,37 @@ class Datapath:
         entries: dict[str, int] = {}
         for table in TABLES:
             keys, ids = self.maps[table].items()
-            for key, id in zip(keys, ids, strict=True):
-                entries[destination_of(table, key.tobytes())] = int(id)
+            for key, id in zip(octets(keys), ids.tolist(), strict=True):
+                entries[destination_of(table, key)] = id
         return entries
 
     # our own addresses
 
-    def set_local(self, addresses: Iterable[str]) -> bool:
-        """Make the local tables hold exactly these; return whether anything changed."""
-        wanted = {IPv6Address(a).packed if ":" in a else IPv4Address(a).packed for a in addresses}
+    def set_local(self, destinations: Iterable[str]) -> bool:
+        """Make the local tables hold exactly these addresses and prefixes; return whether anything changed."""
+        wanted = {trie_key(to) for to in destinations}
         changed = False
-        for name, size in (("local4", 4), ("local6", 16)):
+        for name in ("local4", "local6"):
             table = self.maps[name]
-            have = {key.tobytes() for key in table.items()[0]}
-            want = {packed for packed in wanted if len(packed) == size}
-            if size == 4 and want - have:
+            have = set(octets(table.items()[0]))
+            want = {key for key in wanted if len(key) == table.key_size}
+            if name == "local4":
                 self._write_bloom(want | have)  # first the bits: the program looks only where they are set
-            for packed in want - have:
-                table.set(packed, 1)
-            for packed in have - want:
-                table.delete(packed)
-            if size == 4:
+            for key in want - have:
+                table.set(key, 1)
+            for key in have - want:
+                table.delete(key)
+            if name == "local4":
                 self._write_bloom(want)
             changed = changed or want != have
         return changed
 
-    def _write_bloom(self, packed: Iterable[bytes]) -> None:
+    def _write_bloom(self, keys: Iterable[bytes]) -> None:
+        # of addresses only: where a prefix is local, nothing is learned, and loopback is never forwarded anyway
         words = self._state["local_bloom"][0]
         bloom = [0] * len(words)
-        for address in packed:
-            mixed = self.mix4(address)
+        for key in keys:
+            mixed = self.mix4(key[4:])
             bloom[(mixed >> 6) % len(words)] |= 1 << (mixed & 63)
         for i, word in enumerate(bloom):
             atomic_store64(words[i : i + 1], word)

@@ -12,7 +12,7 @@ from itertools import islice
 from hopline.config import Forward, Interface, Mode, Origin
 from hopline.daemon.ask import Asker
 from hopline.daemon.attachments import Attachments
-from hopline.daemon.datapath import Datapath
+from hopline.daemon.datapath import LEASE_S, Datapath
 from hopline.daemon.learned import LearnedTable
 from hopline.daemon.operator import OperatorTables
 from hopline.daemon.options import ServeOptions
@@ -113,18 +113,21 @@ class Service:
         return forwards
 
     def _attach_all(self) -> None:
+        """Attach what the intent names; what cannot be adopted is named and left as it is, forwarding."""
+        wanted = set()
         for interface in self.surroundings.wanted.values():
             link = self.surroundings.link_named(interface.name)
             if link is None:
                 log.warning("%s does not exist: it is attached when it appears", interface.name)
                 continue
+            wanted.add(link.index)
             try:
                 self.attachments.attach(interface, link, replace=False)
                 self.warnings[interface.name] = traps(link.index)
             except HoplineError as error:
                 self.problems[interface.name] = str(error)
                 log.error("%s", error)
-        self.attachments.detach_unwanted(set(self.attachments.by_index))
+        self.attachments.detach_unwanted(wanted)
 
     async def _link_returned(self, link: Link) -> None:
         async with self._changes:
@@ -161,8 +164,13 @@ class Service:
 
     async def _lease(self) -> None:
         # in the event loop on purpose: a loop that hangs follows no events, and must not vouch either
+        last = time.monotonic()
         while True:
             self.datapath.extend_lease()
+            now = time.monotonic()
+            if now - last > LEASE_S:
+                log.warning("busy for %.1f s: the lease ran out and what was learned went to the kernel", now - last)
+            last = now
             await asyncio.sleep(LEASE_EVERY_S)
 
     async def _keep_alive(self) -> None:

@@ -81,8 +81,13 @@ class Surroundings:
             self.attachments.forget(index)
         for link in self.links():
             self.attachments.know(link, features.get(link.index) or device_features(link))
-        self.datapath.set_local(self.watch.local.addresses)
+        self._set_local()
         self._gather_facts()
+        for link in self.links():
+            self._check_attached(link)
+
+    def _set_local(self) -> None:
+        self.datapath.set_local(self.watch.local.addresses | self.watch.local.prefixes)
 
     def _gather_facts(self) -> None:
         self.facts.devices = {
@@ -139,20 +144,22 @@ class Surroundings:
         for event in batch.events:
             if isinstance(event, LinkGone):
                 self.attachments.forget(event.link.index)
-            elif isinstance(event, LinkChanged) and event.link.name != "lo":
-                self.attachments.know(event.link, device_features(event.link))
-            elif isinstance(event, DeviceFeaturesChanged) and (link := self.watch.links.get(event.index)):
-                if link.name != "lo":
-                    self.attachments.know(link, device_features(link))
-            elif isinstance(event, LocalAddressesChanged):
-                self.datapath.set_local(self.watch.local.addresses)
+        changed = {e.link.index for e in batch.events if isinstance(e, LinkChanged)}
+        changed |= {e.index for e in batch.events if isinstance(e, DeviceFeaturesChanged)}
+        for link in self.links():
+            if link.index in changed:
+                self.attachments.know(link, device_features(link))
+        if batch.of(LocalAddressesChanged):
+            self._set_local()
+            self.apply_policy()
         if batch.of(LinkGone, LinkChanged, RouteChanged, LocalAddressesChanged):
             self._gather_facts()
             self.tables.refresh()
         elif batch.of(NeighbourChanged, NeighbourGone):
             self._follow_neighbours(batch)
-        for event in batch.of(LinkChanged):
-            self._returned(event.link)  # type: ignore[attr-defined]
+        for link in self.links():
+            if link.index in changed:
+                self._check_attached(link)
         if batch.policy:
             self._suspect_policy(batch)
 
@@ -168,11 +175,16 @@ class Surroundings:
         self.facts.macs = macs
         self.tables.refresh(self.tables.following(touched))
 
-    def _returned(self, link: Link) -> None:
-        wanted = self.wanted.get(link.name)
-        if wanted is None or link.index in self.attachments.by_index or self.link_returned is None:
-            return
-        self._start(self.link_returned(link))
+    def _check_attached(self, link: Link) -> None:
+        """Attach a device that came (back) by its name; let go of one that was renamed or detached by somebody."""
+        attachment = self.attachments.by_index.get(link.index)
+        if attachment is not None and link.name not in self.wanted:
+            self.attachments.detach(link.index)
+        elif attachment is not None and not attachment.link.ifindex:
+            self.attachments.drop(link.index)
+            attachment = None
+        if link.name in self.wanted and attachment is None and self.link_returned is not None:
+            self._start(self.link_returned(link))
 
     def _start(self, work: Awaitable[None]) -> None:
         async def guarded() -> None:
@@ -214,7 +226,11 @@ class Surroundings:
 
     def forbids(self, index: int, family: int) -> list[str]:
         """Return what keeps a device from learning; [] where nothing does."""
-        return ["policy has not been read yet"] if self.snapshot is None else self.snapshot.forbids(index, family)
+        if self.snapshot is None:
+            return ["policy has not been read yet"]
+        # with such a route the kernel drops every packet whose source is in it (fib_validate_source), as its own
+        own = [p for p in sorted(self.watch.local.prefixes) if family == 4 and ":" not in p and p != "127.0.0.0/8"]
+        return self.snapshot.forbids(index, family) + [f"local prefix {prefix}" for prefix in own]
 
     def apply_policy(self, only_bypassed: bool = False) -> None:
         """Write each interface's right to use what is learned."""

@@ -127,6 +127,11 @@ def key_of(to: str) -> bytes:
     """Return the destination's key in its map: the address, behind the prefix length where there is one."""
     if "/" not in to:
         return ip_address(to).packed
+    return trie_key(to)
+
+
+def trie_key(to: str) -> bytes:
+    """Return the key of an address or a prefix in a trie: its length in bits, then the address."""
     network = ip_network(to)
     return network.prefixlen.to_bytes(4, "little") + network.network_address.packed
 

@@ -15,8 +15,9 @@ from hopline.kernel.netlink.types import Link
 
 Level = Literal["ok", "warn", "fail"]
 
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_BPF": 39}
-_CAP_SYS_ADMIN = 21
+# without CAP_PERFMON the verifier refuses pointers on the stack, which the pipeline has
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_BPF": 39, "CAP_PERFMON": 38}
+_CAP_SYS_ADMIN = 21  # stands for all but the first
 _XDP_PROGRAM = 6  # BPF_PROG_TYPE_XDP
 _FIB_LOOKUP = 69  # BPF_FUNC_fib_lookup, which learning needs
 
@@ -39,17 +40,18 @@ def examine(interfaces: list[str] | None = None) -> list[Finding]:
 
 
 def _host() -> Iterator[Finding]:
-    yield _rights()
+    rights = _rights()
+    yield rights
     yield _btf()
     yield _bpffs()
-    yield _xdp()
+    yield _xdp() if rights.level == "ok" else Finding("fail", "xdp", "not tried: it needs the rights above")
     yield from _forwarding()
 
 
 def _rights() -> Finding:
     held = _effective_capabilities()
     missing = [name for name, bit in _CAPABILITIES.items() if not held >> bit & 1]
-    if not missing or (held >> _CAP_SYS_ADMIN & 1 and missing == ["CAP_BPF"]):
+    if not missing or (held >> _CAP_SYS_ADMIN & 1 and "CAP_NET_ADMIN" not in missing):
         return Finding("ok", "rights", "may load and attach programs")
     return Finding("fail", "rights", f"{' and '.join(missing)} missing: run as root, or grant them by systemd")
 
@@ -85,7 +87,7 @@ def _xdp() -> Finding:
         return Finding("fail", "xdp", f"no xdp program can be loaded: {error}")
     if able:
         return Finding("ok", "xdp", "programs load, and may ask the fib")
-    return Finding("fail", "xdp", "the kernel refuses an xdp program: it needs CONFIG_BPF_SYSCALL and the rights above")
+    return Finding("fail", "xdp", "the kernel refuses an xdp program: it needs CONFIG_BPF_SYSCALL")
 
 
 def _forwarding() -> Iterator[Finding]:
@@ -101,16 +103,18 @@ def _forwarding() -> Iterator[Finding]:
 
 
 def _interfaces(links: list[Link]) -> Iterator[Finding]:
+    features: dict[int, DeviceFeatures] = {}
+    policy: PolicySnapshot | None = None
     try:
-        features, policy = all_features(), Policy().snapshot()
+        features = all_features()
+        policy = Policy().snapshot()
     except HoplineError as error:
-        yield Finding("fail", "interfaces", str(error))
-        return
+        yield Finding("fail", "interfaces", f"not all can be told: {error}: run as root")
     for link in links:
         yield from _interface(link, features.get(link.index), policy)
 
 
-def _interface(link: Link, features: DeviceFeatures | None, policy: PolicySnapshot) -> Iterator[Finding]:
+def _interface(link: Link, features: DeviceFeatures | None, policy: PolicySnapshot | None) -> Iterator[Finding]:
     if not link.ethernet:
         yield Finding("warn", link.name, "is no Ethernet device, so no xdp step works on it: use another interface")
         return
@@ -123,6 +127,11 @@ def _interface(link: Link, features: DeviceFeatures | None, policy: PolicySnapsh
         found = [str(error)]
     for trap in found:
         yield Finding("warn", link.name, trap.removeprefix(f"{link.name}: "))
+    if policy is not None:
+        yield from _learning(link, policy)
+
+
+def _learning(link: Link, policy: PolicySnapshot) -> Iterator[Finding]:
     for family in (4, 6):
         reasons = policy.forbids(link.index, family)
         if reasons:
@@ -142,8 +151,8 @@ def _target(link: Link, features: DeviceFeatures) -> Finding:
     if features.redirect_target:
         return Finding("ok", link.name, "takes packets redirected to it")
     if features.generic_target and link.kind == "":
-        text = "takes redirected packets from interfaces in generic mode, and from all if its driver does once attached"
-        return Finding("warn", link.name, text)
+        text = "takes redirected packets from interfaces in generic mode; from native ones only if its driver can"
+        return Finding("warn", link.name, f"{text}, which shows once hopline is attached to it")
     if features.generic_target:
         return Finding("warn", link.name, "takes redirected packets only from interfaces in generic mode")
     return Finding("warn", link.name, "takes no redirected packets: what leaves by it goes the kernel's way")

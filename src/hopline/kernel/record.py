@@ -82,6 +82,8 @@ class Layout:
             return np.dtype(code, metadata={"enum": found.name})
         if found.kind is Kind.FLOAT:
             return np.dtype(f"f{found.size}")
+        if found.kind is Kind.DATASEC:
+            return np.dtype(f"V{found.size}")  # .rodata as one value: its variables are not laid out like a struct
         if found.kind is not Kind.INT:
             raise LayoutError(f"{self.name}: a {found.kind.name.lower()} {found.name} has no size")
         if found.boolean:

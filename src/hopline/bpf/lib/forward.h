@@ -17,6 +17,7 @@
 #include "config.h"
 #include "layout.h"
 #include "maps.h"
+#include "trace.h"
 
 #define FAMILY_INET 2
 #define FAMILY_INET6 10
@@ -33,10 +34,11 @@ static __always_inline enum verdict judge_ipv4(const struct state *s, const stru
 		return PASS_MARTIAN;
 
 	/* the kernel drops a packet that came in with one of its own addresses as its source */
-	__u32 mixed = mix4(s, packet->source.words[0]);
+	struct prefix4 sender = { .length = 32, .address = packet->source.words[0] };
+	__u32 mixed = mix4(s, sender.address);
 	__u32 word = (mixed >> 6) % LOCAL_BLOOM_WORDS;
 
-	if (s->local_bloom[word] >> (mixed & 63) & 1 && bpf_map_lookup_elem(&local4, &packet->source.words[0]))
+	if (s->local_bloom[word] >> (mixed & 63) & 1 && bpf_map_lookup_elem(&local4, &sender))
 		return PASS_MARTIAN;
 	if (packet->flags & PACKET_OPTIONS)
 		return PASS_OPTIONS;
@@ -81,31 +83,28 @@ static __always_inline enum verdict judge(struct xdp_md *ctx, const struct packe
 	return packet->family == 4 ? judge_ipv4(s, packet) : judge_ipv6(packet);
 }
 
-/* The operator's tables, longest prefix last, since an exact entry is the longest there is. */
-static __always_inline __u32 look_up_entry(const struct packet *packet, struct forward_note *note)
+/* Our own addresses, then the operator's tables, exact before prefix. */
+static __always_inline __u32 look_up_entry(const struct packet *packet)
 {
 	struct prefix6 prefix6 = { .length = 128, .address = packet->destination };
 	struct prefix4 prefix4 = { .length = 32, .address = packet->destination.words[0] };
 	bool ipv4 = packet->family == 4;
 	__u32 *id;
 
-	note->lookups |= LOOKUP_LOCAL;
-	note->found = LOOKUP_LOCAL;
-	id = ipv4 ? bpf_map_lookup_elem(&local4, &prefix4.address) : bpf_map_lookup_elem(&local6, &prefix6.address);
+	note_lookup(LOOKUP_LOCAL);
+	id = ipv4 ? bpf_map_lookup_elem(&local4, &prefix4) : bpf_map_lookup_elem(&local6, &prefix6);
 	if (id)
 		return ADJACENCY_ID_LOCAL;
-	note->lookups |= LOOKUP_EXACT;
-	note->found = LOOKUP_EXACT;
+	note_lookup(LOOKUP_EXACT);
 	id = ipv4 ? bpf_map_lookup_elem(&forward_exact4, &prefix4.address) :
 		    bpf_map_lookup_elem(&forward_exact6, &prefix6.address);
 	if (id)
 		return *id;
-	note->lookups |= LOOKUP_PREFIX;
-	note->found = LOOKUP_PREFIX;
+	note_lookup(LOOKUP_PREFIX);
 	id = ipv4 ? bpf_map_lookup_elem(&forward_prefix4, &prefix4) : bpf_map_lookup_elem(&forward_prefix6, &prefix6);
 	if (id)
 		return *id;
-	note->found = 0;
+	note_lookup(LOOKUP_NONE);
 	return ADJACENCY_ID_ASK_FIB;
 }
 
@@ -127,9 +126,8 @@ static __always_inline enum verdict fib_verdict(long code)
 	}
 }
 
-/* Fill `learned` from the kernel's own answer for this packet on this interface. */
-static __always_inline enum verdict ask_fib(struct xdp_md *ctx, const struct packet *packet, struct adjacency *learned,
-					    struct forward_note *note)
+/* The kernel's own answer for this packet on this interface. */
+static __always_inline enum verdict ask_fib(struct xdp_md *ctx, const struct packet *packet, struct next_hop *hop)
 {
 	struct bpf_fib_lookup fib = { .ifindex = ctx->ingress_ifindex };
 
@@ -147,26 +145,25 @@ static __always_inline enum verdict ask_fib(struct xdp_md *ctx, const struct pac
 	}
 	long code = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
 
-	note->lookups |= LOOKUP_FIB;
-	note->found = LOOKUP_FIB;
-	note->fib = code;
+	note_lookup(LOOKUP_FIB);
+	note_fib(code);
 	if (code)
 		return fib_verdict(code);
 	__u32 *slot = bpf_map_lookup_elem(&interface_slots, &fib.ifindex);
 
-	learned->ifindex = fib.ifindex;
+	hop->ifindex = fib.ifindex;
 	if (!slot)
 		return PASS_NO_EGRESS;
 	/* on success the kernel puts the route's MTU where it was given the packet's length */
-	learned->destination = (__u64)fib.tot_len << 48;
-	learned->source = (__u64)*slot << 48;
-	__builtin_memcpy(&learned->destination, fib.dmac, sizeof(mac_t));
-	__builtin_memcpy(&learned->source, fib.smac, sizeof(mac_t));
-	learned->family = fib.family == FAMILY_INET ? 4 : 6;
-	if (learned->family == 4)
-		learned->next_hop.words[0] = fib.ipv4_dst;
+	hop->destination = (__u64)fib.tot_len << 48;
+	hop->source = (__u64)*slot << 48;
+	__builtin_memcpy(&hop->destination, fib.dmac, sizeof(mac_t));
+	__builtin_memcpy(&hop->source, fib.smac, sizeof(mac_t));
+	hop->family = fib.family == FAMILY_INET ? 4 : 6;
+	if (hop->family == 4)
+		hop->address.words[0] = fib.ipv4_dst;
 	else
-		__builtin_memcpy(&learned->next_hop, fib.ipv6_dst, sizeof(ip6_t));
+		__builtin_memcpy(&hop->address, fib.ipv6_dst, sizeof(ip6_t));
 	return CONTINUE;
 }
 
@@ -222,8 +219,7 @@ static __always_inline enum verdict rewrite(struct xdp_md *ctx, const struct pac
 	return FORWARDED;
 }
 
-static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet *packet, const struct adjacency *hop,
-					 __u32 id)
+static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet *packet, const struct next_hop *hop)
 {
 	enum verdict verdict;
 
@@ -236,11 +232,11 @@ static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet
 		return verdict;
 	verdict = rewrite(ctx, packet, hop->destination, hop->source);
 	if (verdict == FORWARDED && !dry_run)
-		count_next_hop(id, packet->length);
+		count_next_hop(hop->id, packet->length);
 	return verdict;
 }
 
-/* What was learned may be used on this interface, in this direction. */
+/* What was learned may be used on this interface. */
 static __always_inline enum verdict may_use_learned(const struct packet *packet, const struct interface *ingress)
 {
 	__u32 right = packet->family == 4 ? INTERFACE_LEARN4 : INTERFACE_LEARN6;
@@ -248,38 +244,39 @@ static __always_inline enum verdict may_use_learned(const struct packet *packet,
 	return ingress->flags & right ? CONTINUE : PASS_NOT_LEARNING;
 }
 
-static __always_inline enum verdict may_leave(const struct adjacency *learned, const struct interface *ingress,
+static __always_inline enum verdict may_leave(const struct next_hop *hop, const struct interface *ingress,
 					      __u32 ingress_ifindex)
 {
-	bool hairpin = learned->ifindex == ingress_ifindex;
+	bool hairpin = hop->ifindex == ingress_ifindex;
 
 	return hairpin && !(ingress->flags & INTERFACE_BYPASS_POLICY) ? PASS_HAIRPIN : CONTINUE;
 }
 
-/* No operator entry: learn from the FIB. `id` becomes that of the next hop, or stays what the cache should say. */
+/* No operator entry: learn from the FIB. The id becomes that of the next hop, or stays what the cache should say. */
 static __always_inline enum verdict learn(struct xdp_md *ctx, const struct packet *packet,
-					  const struct interface *ingress, struct adjacency *hop, __u32 *id,
-					  struct forward_note *note)
+					  const struct interface *ingress, __u32 generation, bool leased,
+					  struct next_hop *hop)
 {
 	enum verdict verdict = may_use_learned(packet, ingress);
 
 	if (verdict != CONTINUE)
 		return verdict;
-	*id = ADJACENCY_ID_NONE;
-	if (!note->leased)
+	hop->id = ADJACENCY_ID_NONE;
+	if (!leased)
 		return PASS_NO_LEASE;
-	verdict = ask_fib(ctx, packet, hop, note);
+	verdict = ask_fib(ctx, packet, hop);
 	if (verdict == CONTINUE)
 		verdict = may_leave(hop, ingress, ctx->ingress_ifindex);
 	if (verdict == CONTINUE && !dry_run)
-		*id = learn_adjacency(hop);
+		hop->id = learn_adjacency(hop, generation);
 	return verdict;
 }
 
 /* An adjacency by id: the operator's or, out of the cache, a learned one. Its words are read once. */
-static __always_inline enum verdict recall(struct xdp_md *ctx, const struct packet *packet, __u32 id,
-					   const struct interface *ingress, struct adjacency *hop)
+static __always_inline enum verdict recall(struct xdp_md *ctx, const struct packet *packet,
+					   const struct interface *ingress, struct next_hop *hop)
 {
+	__u32 id = hop->id;
 	struct adjacency *known = bpf_map_lookup_elem(&adjacencies, &id);
 
 	if (!known)
@@ -289,7 +286,7 @@ static __always_inline enum verdict recall(struct xdp_md *ctx, const struct pack
 	hop->ifindex = known->ifindex;
 	if (trace) {
 		hop->family = known->family;
-		hop->next_hop = known->next_hop;
+		hop->address = known->next_hop;
 	}
 	if (known->state != ADJACENCY_READY)
 		return known->state == ADJACENCY_UNRESOLVED ? PASS_NO_NEIGHBOUR : PASS_NO_EGRESS;
@@ -300,63 +297,47 @@ static __always_inline enum verdict recall(struct xdp_md *ctx, const struct pack
 	return verdict == CONTINUE ? may_leave(hop, ingress, ctx->ingress_ifindex) : verdict;
 }
 
-static __always_inline void note_next_hop(struct forward_note *note, const struct adjacency *hop, __u32 id)
-{
-	note->adjacency = id;
-	note->ifindex = hop->ifindex;
-	note->destination = hop->destination;
-	note->source = hop->source;
-	note->family = hop->family;
-	note->next_hop = hop->next_hop;
-}
-
 /* Cache, entries, FIB, in that order, until one of them knows; what was not in the cache is put there. */
 static __always_inline enum verdict find_next_hop(struct xdp_md *ctx, const struct packet *packet, const struct state *s,
-						  const struct interface *ingress, struct adjacency *hop, __u32 *id,
-						  struct forward_note *note)
+						  const struct interface *ingress, struct next_hop *hop)
 {
-	enum verdict verdict;
-	struct cache_key key;
-	__u32 cached = ADJACENCY_ID_NONE;
-
 	/* read before any table is: what is found is stamped with it, so a change in between makes it stale at once */
-	note->generation = *(volatile __u32 *)&s->generation;
-	note->leased = *(volatile __u64 *)&s->lease_deadline >= bpf_jiffies64();
-	hop->generation = note->generation;
-	cache_key(s, note->generation, packet, &key);
-	if (note->leased) {
-		note->lookups |= LOOKUP_CACHE;
-		note->found = LOOKUP_CACHE;
+	__u32 generation = *(volatile __u32 *)&s->generation, cached = ADJACENCY_ID_NONE;
+	bool leased = *(volatile __u64 *)&s->lease_deadline >= bpf_jiffies64();
+	enum verdict verdict = PASS_LOCAL;
+	struct cache_key key;
+
+	cache_key(s, generation, packet, &key);
+	note_state(generation, leased);
+	if (leased) {
+		note_lookup(LOOKUP_CACHE);
 		cached = cache_find(&key, packet);
 	}
-	*id = cached == ADJACENCY_ID_NONE ? look_up_entry(packet, note) : cached;
-	if (*id == ADJACENCY_ID_LOCAL)
-		verdict = PASS_LOCAL;
-	else if (*id == ADJACENCY_ID_ASK_FIB)
-		verdict = learn(ctx, packet, ingress, hop, id, note);
-	else
-		verdict = recall(ctx, packet, *id, ingress, hop);
-	if (note->leased && *id != cached && *id != ADJACENCY_ID_NONE)
-		cache_store(&key, packet, *id);
+	hop->id = cached == ADJACENCY_ID_NONE ? look_up_entry(packet) : cached;
+	if (hop->id == ADJACENCY_ID_ASK_FIB)
+		verdict = learn(ctx, packet, ingress, generation, leased, hop);
+	else if (hop->id != ADJACENCY_ID_LOCAL)
+		verdict = recall(ctx, packet, ingress, hop);
+	if (leased && hop->id != cached && hop->id != ADJACENCY_ID_NONE)
+		cache_store(&key, packet, hop->id);
 	return verdict;
 }
 
-static __always_inline enum verdict forward(struct xdp_md *ctx, const struct packet *packet, struct forward_note *note)
+static __always_inline enum verdict forward(struct xdp_md *ctx, const struct interface *ingress,
+					    const struct packet *packet)
 {
-	__u32 zero = 0, slot = interface_slot, id = ADJACENCY_ID_NONE;
+	__u32 zero = 0;
 	struct state *s = bpf_map_lookup_elem(&state, &zero);
-	struct interface *ingress = bpf_map_lookup_elem(&interfaces, &slot);
-	struct adjacency hop = {};
+	struct next_hop hop = {};
 	enum verdict verdict;
 
 	if (!s || !ingress)
 		return PASS_NOT_LEARNING;
 	verdict = judge(ctx, packet, s, ingress);
 	if (verdict == CONTINUE)
-		verdict = find_next_hop(ctx, packet, s, ingress, &hop, &id, note);
-	if (trace)
-		note_next_hop(note, &hop, id);
+		verdict = find_next_hop(ctx, packet, s, ingress, &hop);
+	note_next_hop(&hop);
 	if (verdict == CONTINUE)
-		verdict = send(ctx, packet, &hop, id);
+		verdict = send(ctx, packet, &hop);
 	return verdict;
 }

@@ -65,6 +65,7 @@ enum interface_flag {
 	INTERFACE_LEARN6 = 1 << 1,
 	INTERFACE_BYPASS_POLICY = 1 << 2,
 	INTERFACE_EGRESS_FRAGS = 1 << 3, /* a redirect of a frame larger than a page arrives */
+	INTERFACE_ONE_BUFFER = 1 << 4, /* frames that come in here lie in one buffer, whatever their size */
 };
 
 struct interface {
@@ -132,6 +133,7 @@ struct prefix6 {
 } __attribute__((packed, aligned(4)));
 
 enum lookup {
+	LOOKUP_NONE = 0, /* all were asked and none knew */
 	LOOKUP_CACHE = 1 << 0,
 	LOOKUP_LOCAL = 1 << 1,
 	LOOKUP_EXACT = 1 << 2,
@@ -172,7 +174,18 @@ struct packet {
 	ip6_t destination;
 };
 
-/* What forward looked up, found and decided. */
+/* Where a packet goes next: an adjacency as forward works with it. */
+struct next_hop {
+	mac_word_t destination; /* top: MTU */
+	mac_word_t source; /* top: slot of the device */
+	ip6_t address;
+	__u32 family; /* of address: 4, 6, or 0 where there is none */
+	__u32 ifindex;
+	__u32 id; /* of the adjacency, 0 when it has none */
+	__u32 reserved;
+};
+
+/* What forward looked up, found and decided; written only where `trace` is on. */
 struct forward_note {
 	__u32 lookups; /* enum lookup: what was asked */
 	__u32 found; /* the one of them that answered */

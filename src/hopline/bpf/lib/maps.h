@@ -67,19 +67,20 @@ struct {
 	__type(value, struct counter);
 } verdict_count SEC(".maps");
 
+/* what the kernel delivers to this host: addresses, and prefixes such as 127.0.0.0/8 */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, ip4_t);
+	__type(key, struct prefix4);
 	__type(value, __u32);
 } local4 SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, ip6_t);
+	__type(key, struct prefix6);
 	__type(value, __u32);
 } local6 SEC(".maps");
 
@@ -131,7 +132,14 @@ struct {
 	__type(value, struct cache6_bucket);
 } cache6 SEC(".maps");
 
-/* not pinned: each load has its own */
+/* not pinned: each load has its own. The record is filled step by step, then sent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct trace_event);
+} trace_record SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);

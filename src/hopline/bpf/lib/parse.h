@@ -15,6 +15,7 @@
 
 #define VLAN_TAGS 2
 #define EXTENSION_HEADERS 6
+#define DEEPEST_HEADER 0x3fff /* an offset that the verifier is sure of */
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV6_FRAGMENT_OFFSET_AND_MORE 0xfff9
@@ -89,19 +90,7 @@ static __always_inline bool ipv4_checksum_right(const struct iphdr *ip)
 	return sum == 0xffff;
 }
 
-/*
- * Whether the frame holds the IP packet. The length of a frame larger than a page costs a helper call (9 ns), so it
- * is asked for only where the IP packet does not end where the first page does.
- */
-static __always_inline bool holds(struct xdp_md *ctx, struct packet *packet, __u32 end)
-{
-	if (frags && end != packet->length)
-		packet->length = bpf_xdp_get_buff_len(ctx);
-	return end <= packet->length;
-}
-
-static __always_inline enum verdict parse_ipv4(struct xdp_md *ctx, void *data, void *data_end, __u32 offset,
-					       struct packet *packet)
+static __always_inline enum verdict parse_ipv4(void *data, void *data_end, __u32 offset, struct packet *packet)
 {
 	struct iphdr *ip = data + offset;
 
@@ -122,7 +111,7 @@ static __always_inline enum verdict parse_ipv4(struct xdp_md *ctx, void *data, v
 		packet->flags |= PACKET_FRAGMENT;
 	if (fragment & IPV4_FRAGMENT_OFFSET)
 		packet->flags |= PACKET_LATER_FRAGMENT;
-	if (packet->l3_length < header_length || !holds(ctx, packet, offset + packet->l3_length))
+	if (packet->l3_length < header_length || offset + packet->l3_length > packet->length)
 		return PASS_MALFORMED;
 	if (header_length > sizeof(*ip))
 		packet->flags |= PACKET_OPTIONS; /* its checksum is left to the kernel, which gets the packet */
@@ -133,37 +122,53 @@ static __always_inline enum verdict parse_ipv4(struct xdp_md *ctx, void *data, v
 	return CONTINUE;
 }
 
-/* RFC 8200 section 4. A router acts on hop-by-hop only; the others are walked for the L4 header behind them. */
-static __always_inline void parse_extension_headers(void *data, void *data_end, __u32 offset, struct packet *packet)
+/* Where a walk along extension headers ended: what follows, at which offset, and flags for the packet. */
+static __always_inline __u64 walk_end(__u32 offset, __u8 protocol, __u8 flags)
 {
-	__u8 protocol = packet->protocol;
+	return (__u64)flags << 32 | (__u32)protocol << 16 | offset;
+}
+
+/*
+ * RFC 8200 section 4. A router acts on hop-by-hop only; the others are walked for the L4 header behind them. A function
+ * of its own, with numbers for arguments and result: the verifier checks it once, not once a way through it.
+ */
+__attribute__((noinline)) __u64 walk_extension_headers(struct xdp_md *ctx, __u32 offset, __u32 end, __u8 protocol)
+{
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
+	__u8 flags = 0;
 
 	for (int i = 0; i < EXTENSION_HEADERS && is_extension_header(protocol); i++) {
 		struct extension_header *header = data + offset;
 
-		if (offset + sizeof(*header) > packet->l3_offset + packet->l3_length ||
-		    (void *)(header + 1) > data_end) {
-			packet->flags |= PACKET_L4_TRUNCATED;
-			break;
-		}
-		packet->flags |= PACKET_EXTENSION;
+		if (offset > DEEPEST_HEADER || offset + sizeof(*header) > end || (void *)(header + 1) > data_end)
+			return walk_end(0, protocol, flags | PACKET_L4_TRUNCATED);
+		flags |= PACKET_EXTENSION;
 		if (protocol == IPPROTO_FRAGMENT) {
 			__u16 fragment = bpf_ntohs(header->fragment_offset);
 
 			if (fragment & IPV6_FRAGMENT_OFFSET_AND_MORE)
-				packet->flags |= PACKET_FRAGMENT;
-			if (fragment & IPV6_FRAGMENT_OFFSET)
-				packet->flags |= PACKET_LATER_FRAGMENT;
+				flags |= PACKET_FRAGMENT;
+			if (fragment & IPV6_FRAGMENT_OFFSET) /* what follows is payload, whatever it looks like */
+				return walk_end(0, header->next, flags | PACKET_LATER_FRAGMENT);
 			offset += 8;
-		} else if (protocol == IPPROTO_AH) {
-			offset += (header->length + 2) * 4;
 		} else {
-			offset += (header->length + 1) * 8;
+			offset += protocol == IPPROTO_AH ? (header->length + 2) * 4 : (header->length + 1) * 8;
 		}
 		protocol = header->next;
 	}
-	packet->protocol = protocol;
-	if (!is_extension_header(protocol) && !(packet->flags & PACKET_L4_TRUNCATED))
+	return walk_end(offset, protocol, flags);
+}
+
+static __always_inline void parse_extension_headers(struct xdp_md *ctx, __u32 offset, struct packet *packet)
+{
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
+	__u32 end = packet->l3_offset + packet->l3_length;
+	__u64 walked = walk_extension_headers(ctx, offset, end, packet->protocol);
+
+	packet->flags |= walked >> 32;
+	packet->protocol = walked >> 16;
+	offset = walked & 0xffff;
+	if (!is_extension_header(packet->protocol) && offset && offset <= DEEPEST_HEADER)
 		parse_l4(data, data_end, offset, packet);
 }
 
@@ -186,21 +191,24 @@ static __always_inline enum verdict parse_ipv6(struct xdp_md *ctx, void *data, v
 	if (ip->nexthdr == IPPROTO_HOPOPTS)
 		packet->flags |= PACKET_HOP_BY_HOP;
 	/* one of over 65,535 octets fits no frame that carries its length here; jumbograms are hop-by-hop */
-	if (l3_length > 0xffff || !holds(ctx, packet, offset + l3_length))
+	if (l3_length > 0xffff || offset + l3_length > packet->length)
 		return PASS_MALFORMED;
 	packet->l3_length = l3_length;
 	if (trace)
-		parse_extension_headers(data, data_end, offset + sizeof(*ip), packet);
+		parse_extension_headers(ctx, offset + sizeof(*ip), packet);
 	return CONTINUE;
 }
 
-static __always_inline enum verdict parse(struct xdp_md *ctx, struct packet *packet)
+static __always_inline enum verdict parse(struct xdp_md *ctx, const struct interface *ingress, struct packet *packet)
 {
 	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	__u32 offset = sizeof(*eth);
 
+	/* asking for the length of a frame in several buffers costs 9 ns, so only where there can be such frames */
 	packet->length = data_end - data;
+	if (frags && (generic_mode || !ingress || !(ingress->flags & INTERFACE_ONE_BUFFER)))
+		packet->length = bpf_xdp_get_buff_len(ctx);
 	if ((void *)(eth + 1) > data_end)
 		return PASS_MALFORMED;
 	__be16 ethertype = eth->h_proto;
@@ -220,7 +228,7 @@ static __always_inline enum verdict parse(struct xdp_md *ctx, struct packet *pac
 	}
 	packet->ethertype = ethertype;
 	if (ethertype == bpf_htons(ETH_P_IP))
-		return parse_ipv4(ctx, data, data_end, offset, packet);
+		return parse_ipv4(data, data_end, offset, packet);
 	if (ethertype == bpf_htons(ETH_P_IPV6))
 		return parse_ipv6(ctx, data, data_end, offset, packet);
 	return packet->tags ? PASS_VLAN : PASS_NOT_IP;

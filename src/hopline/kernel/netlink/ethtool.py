@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass
 
-from hopline.errors import InvalidInput, KernelError, NotFound
+from hopline.errors import HoplineError, InvalidInput, KernelError, NotFound
 from hopline.kernel.netlink.wire import (
     NETLINK_GENERIC,
     GenericFamily,
@@ -14,7 +14,8 @@ from hopline.kernel.netlink.wire import (
     text,
 )
 
-_FEATURES_GET, _FEATURES_SET = 11, 12
+_FEATURES_GET, _FEATURES_SET, _RINGS_GET = 11, 12, 15
+_RINGS_TCP_DATA_SPLIT, _SPLIT_DISABLED = 11, 1
 _HEADER, _HARDWARE, _WANTED, _ACTIVE = 1, 2, 3, 4
 _NESTED = 0x8000
 _EOPNOTSUPP, _ENODEV = 95, 19
@@ -69,6 +70,16 @@ def set_offload(name: str, feature: str, on: bool) -> None:
     _ask(_FEATURES_SET, _device(name) + attribute(_WANTED | _NESTED, attribute(3 | _NESTED, bits)), asked)
     if bool(_names(feature, offloads(name).active)) != on:
         raise KernelError(asked, _EOPNOTSUPP, "the device keeps it as it was")
+
+
+def header_split(name: str) -> bool:
+    """Whether the card may put headers and payload into buffers of their own; True where it does not say."""
+    try:
+        answer = _ask(_RINGS_GET, _device(name), f"read the rings of {name}")[0]
+    except HoplineError:
+        return True
+    split = attributes(answer, 4).get(_RINGS_TCP_DATA_SPLIT, b"\0")
+    return split[0] != _SPLIT_DISABLED
 
 
 def _names(word: str, of: frozenset[str]) -> set[str]:

@@ -64,7 +64,8 @@ def control(watch: Tables, data: memoryview, size: int) -> None:
             address = parse.address(data, start, end)
             watch.local_dirty = True
             if address is not None:
-                watch.add(AddressChanged(address, kind == _DELADDR))
+                # disabling IPv6 on an interface is seen only by its addresses going
+                watch.add(AddressChanged(address, kind == _DELADDR, policy=address.family == 6))
         elif kind in (_NEWRULE, _DELRULE):
             watch.add(RuleChanged(policy=True))
         elif kind in (RTM_NEWNEXTHOP, RTM_DELNEXTHOP):

@@ -3,6 +3,7 @@
 import socket
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 from hopline.errors import KernelError
 from hopline.kernel.netlink import hooks, query
@@ -90,11 +91,21 @@ def _of_interface(link: Link, family: int, settings: Netconf, names: dict[int, s
         filtering = max(own.get(_RP_FILTER, 0), every.get(_RP_FILTER, 0))
         if filtering == _STRICT or (filtering and not default_route):
             reasons.append(f"{'strict' if filtering == 1 else 'loose'} rp_filter on {link.name}")
+    elif _ipv6_disabled(link.name):
+        reasons.append(f"ipv6 is disabled on {link.name}")
     elif not every.get(_FORWARDING):
         reasons.append("forwarding is off: sysctl -w net.ipv6.conf.all.forwarding=1")
     elif not own.get(_FORWARDING):
         reasons.append(f"forwarding is off: sysctl -w net.ipv6.conf.{link.name}.forwarding=1")
     return reasons
+
+
+def _ipv6_disabled(name: str) -> bool:
+    """Whether the kernel drops what comes in there; it tells this by no netlink message."""
+    try:
+        return Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").read_text().strip() != "0"
+    except OSError:
+        return False  # no IPv6 at all: forwarding is off, which is said below
 
 
 def _has_default_route() -> bool:

@@ -67,6 +67,10 @@ def _veth(link: Link) -> list[str]:
         mend = f"{peer.enter}ethtool -K {peer.name} gro on" if peer else "ethtool -K PEER gro on, at the peer"
         what = f"its peer {peer.name} has" if peer else "its peer has"
         found.append(f"{link.name}: packets redirected to it are lost, {what} neither gro nor an xdp program: {mend}")
+    if hears and features.known and not features.redirect_target and link.running:
+        # the kernel looks at the peer's settings when the device is set up (drivers/net/veth.c, veth_open)
+        mend = f"ip link set {link.name} down && ip link set {link.name} up"
+        found.append(f"{link.name}: the kernel refuses redirects to it, it was up before its peer had gro: {mend}")
     if peer is None:
         hint = f"{link.name}: its peer is in a namespace that cannot be looked into"
         found.append(f"{hint}; tcp fails if it offloads checksums: ethtool -K PEER tx off, at the peer")

@@ -240,7 +240,7 @@ def key_of(event: Event) -> tuple[object, ...]:
     kind = type(event).__name__
     match event:
         case LinkChanged(link=link) | LinkGone(link=link):
-            return ("link", link.index)
+            return (kind, link.index)  # one that left and came back is both
         case NeighbourChanged(neighbour=neighbour) | NeighbourGone(neighbour=neighbour):
             return ("neighbour", neighbour.index, neighbour.address)
         case AddressChanged(address=address):

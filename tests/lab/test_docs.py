@@ -1,0 +1,268 @@
+"""What README.md and docs/ show is what happens: their examples are run, in order, on a router with a daemon.
+
+In a console block `$ ` begins a command, and what follows is all it prints on either stream. `…` stands for anything
+within a line, and alone on a line for any lines. The commands are the real ones; they find their way to the right
+namespace and instance by wrappers on PATH.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import hopline
+from clang import compile_bpf
+from hopline.lab.shell import enter, environment, hopline_command
+from lab.net import Daemon, Router, missing_tools, sh
+from lab.traffic import wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+FWD_API = ("--fwd-api", "127.0.0.1:5555")
+ANY = "…"
+
+# README.md's count.bpf.c: what `hopline.kernel` is shown with
+COUNT = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+struct counter { __u64 packets; __u64 bytes; };
+const volatile __u32 sample_every = 8;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 3);
+	__type(key, __u32);
+	__type(value, struct counter);
+} counters SEC(".maps");
+
+SEC("xdp") int count(struct xdp_md *ctx)
+{
+	__u32 verdict = XDP_PASS;
+	struct counter *counter = bpf_map_lookup_elem(&counters, &verdict);
+
+	if (counter && bpf_get_prandom_u32() % sample_every == 0) {
+		counter->packets++;
+		counter->bytes += ctx->data_end - ctx->data;
+	}
+	return verdict;
+}
+
+char _license[] SEC("license") = "GPL";
+"""
+
+
+@dataclass
+class Example:
+    """One command of a page, and the lines that the page says it prints."""
+
+    line: int
+    command: str
+    output: list[str] = field(default_factory=list)
+
+    def matches(self, printed: str) -> bool:
+        parts = []
+        for line in self.output:
+            parts.append(r"(?:.*\n)*" if line == ANY else ".*".join(map(re.escape, line.split(ANY))) + r"\n")
+        return re.fullmatch("".join(parts), printed) is not None
+
+
+def blocks(page: str, language: str) -> list[tuple[int, list[str]]]:
+    """The fenced blocks of a language: number of the first line, and the lines."""
+    found, inside = [], False
+    for number, line in enumerate((ROOT / page).read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("```"):
+            inside = not inside and line == f"```{language}"
+            if inside:
+                found.append((number + 1, []))
+        elif inside:
+            found[-1][1].append(line)
+    return found
+
+
+def examples(page: str) -> list[Example]:
+    found: list[Example] = []
+    for first, lines in blocks(page, "console"):
+        assert lines[0].startswith("$ "), f"{page}:{first}: a console block begins with a command"
+        for number, line in enumerate(lines, first):
+            if line.startswith("$ "):
+                found.append(Example(number, line[2:]))
+            else:
+                found[-1].output.append(line)
+    return found
+
+
+class Console:
+    """The router of the pages: a shell whose `hopline`, `curl` and `ping-from-client` act where the pages mean."""
+
+    def __init__(self, net: Router, instance: str, directory: Path) -> None:
+        self.net, self.directory = net, directory
+        self.client = hopline.connect(instance)
+        self.programs = directory / "bin"
+        self.programs.mkdir()
+        self._wrap("hopline", net.ns, f"{hopline_command()} --instance {instance}", "")
+        self._wrap("curl", net.ns, "curl", "")
+        self._wrap("ping-from-client", net.client.ns, "ping -n -q -i 0.2 -w 5", ">/dev/null")
+
+    def _wrap(self, name: str, ns: str, command: str, after: str) -> None:
+        inside = " ".join(enter(ns, [command]))
+        # the wrapper is not to find itself
+        path = environment()["PATH"]
+        script = self.programs / name
+        script.write_text(f'#!/bin/sh\nPATH="{path}" exec {inside} "$@" {after}\n')
+        script.chmod(0o755)
+
+    def run(self, command: str) -> str:
+        """What a command prints, both streams as a terminal would show them."""
+        if command.startswith("ping-"):
+            self.settle()
+        index = self.net.right.index
+        command = command.replace(f'"iface":{ANY}', f'"iface":{index}')
+        env = {**environment(), "PATH": f"{self.programs}:{environment()['PATH']}"}
+        done = subprocess.run(
+            ["sh", "-c", command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=30,
+            env=env,
+            cwd=self.directory,
+        )
+        printed = "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
+        assert done.returncode == 0 or "hopline: " in printed, f"{command}: exit code {done.returncode}: {printed}"
+        return printed
+
+    def settle(self, quiet_seconds: float = 0.4) -> None:
+        """Wait until the daemon has followed what the last commands changed: then what is learned stays."""
+        seen, since, end = 0, time.monotonic(), time.monotonic() + 10
+        while time.monotonic() - since < quiet_seconds:
+            assert time.monotonic() < end, "the generation never comes to rest"
+            generation = self.client.status().generation
+            if generation != seen:
+                seen, since = generation, time.monotonic()
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def console(router, daemon, tmp_path):
+    """The router of the pages with its daemon running and no interface yet, its hosts past their first words."""
+    router.warm()
+    for ns in (router.client.ns, router.ns, router.server.ns):
+        wait_for(lambda ns=ns: not sh(ns, "ip -6 address show tentative").stdout)
+    serving = daemon(router.ns, *FWD_API)
+    return Console(router, serving.instance, tmp_path)
+
+
+def python_block(number: int) -> str:
+    return "\n".join(blocks("README.md", "python")[number][1]) + "\n"
+
+
+def run_python(ns: str, text: str, cwd: Path) -> str:
+    done = subprocess.run(
+        enter(ns, [sys.executable, "-c", text]),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=cwd,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/features/forward.md"])
+def test_the_examples_of_a_page_print_what_it_says(console, page):
+    shown = examples(page)
+    assert len(shown) >= 4
+    for example in shown:
+        printed = console.run(example.command)
+        expected = "\n".join(example.output)
+        where = f"{page}:{example.line}: $ {example.command}"
+        assert example.matches(printed), f"{where}\n--- the page says\n{expected}\n--- it printed\n{printed}"
+
+
+def test_the_daemon_of_the_readme_is_driven_from_python(router, daemon, tmp_path):
+    serving: Daemon = daemon(router.ns)
+    for dev in ("left", "right"):
+        serving.call("interface", "add", dev)
+    # once to make the neighbours known, once to be forwarded
+    router.warm()
+    router.warm()
+    text = python_block(0)
+    assert text.count("hopline.connect()") == 1
+    printed = run_python(
+        router.ns, text.replace("hopline.connect()", f"hopline.connect({serving.instance!r})"), tmp_path
+    )
+    lines = printed.splitlines()
+    assert lines[0] == f"10.2.0.0/24 right {router.server.mac} followed"
+    assert lines[1] == "FORWARDED"
+    assert "  operator entry 10.2.0.0/24" in lines
+    interfaces = {line.partition(" ")[0]: line for line in lines[-2:]}
+    assert interfaces["left"].startswith("left native {")
+    assert "'FORWARDED': Count(packets=" in interfaces["left"]
+
+
+@pytest.mark.skipif(bool(missing_tools("clang")), reason="needs clang")
+def test_the_kernel_layer_of_the_readme_works_without_a_daemon(router, tmp_path):
+    compile_bpf(tmp_path, COUNT, "count")
+    lines = run_python(router.ns, python_block(1), tmp_path).splitlines()
+    assert re.fullmatch(r"native [0-9a-f]{16}", lines[0])
+    assert lines[1] == "2"  # XDP_PASS
+    assert [line.split()[0] for line in lines[2:]] == ["0", "1", "2"]
+    assert lines[2:4] == ["0 0 0", "1 0 0"]
+    packets, octets = map(int, lines[4].split()[1:])
+    # the frame of ours, and what the hosts happened to say meanwhile
+    assert packets >= 1
+    assert octets >= 64
+
+
+@pytest.mark.rootless
+def test_the_readme_says_what_it_is_shows_it_and_is_short_about_it():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# Hopline"
+    assert all(lines[2:5]), "three lines on what it is"
+    assert lines[5] == ""
+    picture = "\n".join(blocks("README.md", "")[0][1])
+    assert all(word in picture for word in ("packet", "parse", "forward", "verdict", "kernel"))
+    commands = [line for _, block in blocks("README.md", "") for line in block if line.startswith("make ")]
+    assert [line.split()[:2] for line in commands] == [["make", "demo"], ["make", "test"]]
+    for number in (0, 1):
+        statements = [line for line in python_block(number).splitlines() if line.strip()]
+        assert 8 <= len(statements) <= 12, "ten lines of each"
+
+
+@pytest.mark.rootless
+def test_links_between_the_pages_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
+    astray = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target and not (page.parent / target).exists():
+                astray.append(f"{page.relative_to(ROOT)}: {target}")
+    assert astray == []
+
+
+@pytest.mark.rootless
+@pytest.mark.parametrize(
+    ("output", "printed", "same"),
+    [
+        ([], "", True),
+        ([], "noise\n", False),
+        (["left   …  on"], "left   4  on\n", True),
+        (["left   …  on"], "left   4  off\n", False),
+        (["a", ANY, "b"], "a\nb\n", True),
+        (["a", ANY, "b"], "a\n1\n2\nb\n", True),
+        (["a", "b"], "a\n1\nb\n", False),
+        (["a…"], "ab\nc\n", False),
+        (["(a.b)"], "(a.b)\n", True),
+        (["(a.b)"], "(axb)\n", False),
+    ],
+)
+def test_an_example_matches_what_it_says_and_no_more(output, printed, same):
+    assert Example(1, "true", output).matches(printed) is same
