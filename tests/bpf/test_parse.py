@@ -303,13 +303,13 @@ def jumbo6(length: int) -> bytes:
 
 @pytest.fixture
 def big(pipeline: Pipeline):
-    """An egress with MTU 9000, and entries that say so."""
-    pipeline.sh("ip link set out0 mtu 9000")
+    """Both devices with MTU 9000, and entries that say so."""
+    pipeline.sh("ip link set in0 mtu 9000; ip link set out0 mtu 9000")
     pipeline.know()
     for to in ("0.0.0.0/0", "::/0"):
         pipeline.forward(to, Hop(mtu=9000))
     yield pipeline
-    pipeline.sh("ip link set out0 mtu 1500")
+    pipeline.sh("ip link set in0 mtu 1500; ip link set out0 mtu 1500")
 
 
 @pytest.mark.parametrize("jumbo", [jumbo4, jumbo6])
@@ -380,6 +380,16 @@ def test_a_frame_of_one_page_and_padding_is_not_sent_in_pages_to_a_device_that_c
     outcome = big.run(sent)
     assert (outcome.verdict, outcome.data) in (("PASS_NO_EGRESS", sent), ("FORWARDED", forwarded(sent, HOP)))
     big.know()
+
+
+@pytest.mark.parametrize("jumbo", [jumbo4, jumbo6])
+def test_a_frame_over_the_mtu_of_its_own_ingress_passes_untouched(everything, jumbo):
+    """A veth's peer may send TCP segments that are still to be cut, however small the MTU."""
+    for length in (1501, 3000, LINEAR, 9000, 60000):
+        packet = jumbo(length)
+        with everything.inside():
+            assert everything.quick(packet) == packet
+    everything.recount()
 
 
 def test_the_largest_ip_packet_of_all(big):

@@ -18,7 +18,6 @@ from hopline.kernel.netlink.types import Link
 
 log = logging.getLogger("hopline")
 
-ONE_BUFFER_MTU = 3000  # with headroom and tail, less than the smallest page
 SLOT_REST_S = 2.0  # a slot that was in use is not given away before packets and cached answers have forgotten it
 
 
@@ -90,8 +89,8 @@ class Attachments:
             atomic_store32(row["ifindex"], link.index)
             self.datapath.maps["interface_slots"].set(link.index, slot)
         self._set_flag(slot, self.flags.INTERFACE_EGRESS_FRAGS, features.redirect_target_frags)
-        one = link.mtu <= ONE_BUFFER_MTU and (link.kind != "" or not header_split(link.name))
-        self._set_flag(slot, self.flags.INTERFACE_ONE_BUFFER, one)
+        whole = link.kind != "" or not header_split(link.name)
+        self._set_flag(slot, self.flags.INTERFACE_ONE_BUFFER, whole)
         self._set_egress("egress_native", slot, link.index if link.up and features.redirect_target else 0)
         self._set_egress("egress_generic", slot, link.index if link.up and features.generic_target else 0)
 

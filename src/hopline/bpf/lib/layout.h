@@ -65,7 +65,7 @@ enum interface_flag {
 	INTERFACE_LEARN6 = 1 << 1,
 	INTERFACE_BYPASS_POLICY = 1 << 2,
 	INTERFACE_EGRESS_FRAGS = 1 << 3, /* a redirect of a frame larger than a page arrives */
-	INTERFACE_ONE_BUFFER = 1 << 4, /* frames that come in here lie in one buffer, whatever their size */
+	INTERFACE_ONE_BUFFER = 1 << 4, /* a frame whose first buffer is short has no other: no header split */
 };
 
 struct interface {

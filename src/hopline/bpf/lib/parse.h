@@ -14,6 +14,7 @@
 #include "layout.h"
 
 #define VLAN_TAGS 2
+#define SHORT_BUFFER 1600 /* no driver splits a frame into buffers as short as this, but for its headers */
 #define EXTENSION_HEADERS 6
 #define DEEPEST_HEADER 0x3fff /* an offset that the verifier is sure of */
 #define IPV4_MORE_FRAGMENTS 0x2000
@@ -205,9 +206,9 @@ static __always_inline enum verdict parse(struct xdp_md *ctx, const struct inter
 	struct ethhdr *eth = data;
 	__u32 offset = sizeof(*eth);
 
-	/* asking for the length of a frame in several buffers costs 9 ns, so only where there can be such frames */
+	/* asking for the length of a frame in several buffers costs 9 ns, so only where it can be one */
 	packet->length = data_end - data;
-	if (frags && (generic_mode || !ingress || !(ingress->flags & INTERFACE_ONE_BUFFER)))
+	if (frags && (packet->length > SHORT_BUFFER || !ingress || !(ingress->flags & INTERFACE_ONE_BUFFER)))
 		packet->length = bpf_xdp_get_buff_len(ctx);
 	if ((void *)(eth + 1) > data_end)
 		return PASS_MALFORMED;
