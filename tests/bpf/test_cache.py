@@ -12,6 +12,7 @@ from bpf import test_forward
 from bpf.frames import forwarded, ip4, ip6
 from bpf.pipeline import Hop, Pipeline
 from hopline.daemon.datapath import LEASE_S
+from hopline.kernel import atomic_store32
 
 A, B = Hop("02:00:00:00:0a:01", "02:00:00:00:0a:02"), Hop("02:00:00:00:0b:01", "02:00:00:00:0b:02")
 
@@ -72,16 +73,16 @@ def test_a_new_entry_takes_effect_with_the_next_generation(pipeline):
 
 def test_the_generation_wraps_past_zero(pipeline):
     id = pipeline.forward("198.51.100.7", A)
-    word = pipeline.datapath.maps["state"]
+    word = pipeline.datapath.maps["state"].mmap()[0:1]["generation"]
     before = pipeline.datapath.generation
-    word.store32(0, "generation", 0xFFFFFFFF)
+    atomic_store32(word, 0xFFFFFFFF)
     assert pipeline.run(ip4()).data == forwarded(ip4(), A)
     assert pipeline.asked(ip4())[2] == "CACHE"
     pipeline.datapath.bump_generation()
     assert pipeline.datapath.generation == 1
     assert pipeline.asked(ip4())[2] == "EXACT"
     assert id < pipeline.datapath.learned_base
-    word.store32(0, "generation", before)
+    atomic_store32(word, before)
 
 
 def test_entries_are_read_back_as_they_were_entered(pipeline):

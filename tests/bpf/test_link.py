@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import threading
 
@@ -13,6 +14,7 @@ from bpf.fixtures import compiled
 from hopline.errors import KernelError, Refused
 from hopline.kernel import BpfObject, XdpLink, bpffs, netns, query, replace_foreign
 from hopline.kernel._libbpf import lib
+from hopline.kernel.link import detach_pin, remove_pins
 
 
 @contextlib.contextmanager
@@ -192,6 +194,31 @@ def test_detach_works_while_a_pin_remains(pair):
             link.unpin()
     finally:
         directory.rmdir()
+
+
+def test_an_instance_is_removed_with_links_that_run_and_links_whose_interface_is_gone():
+    directory = bpffs.instance_dir(f"hl-test-{os.getpid()}")
+    try:
+        with veth_pair("pins") as pair, programs() as kernel_object:
+            pair.sh("ip link add brief0 type veth peer name brief1")
+            for device in ("left0", "right0", "brief0"):
+                index = netns.run_in(pair.namespace, socket.if_nametoindex, device)
+                with netns.run_in(pair.namespace, XdpLink.attach, kernel_object.program("pipe"), index) as link:
+                    link.pin(directory / f"link_{index}")
+            kernel_object.map("counters").pin(directory / "counters")
+            pair.sh("ip link del brief0")
+            detach_pin(directory / f"link_{pair.left_index}")
+            assert not (directory / f"link_{pair.left_index}").exists()
+            attached = [netns.run_in(pair.namespace, query, index) for index in (pair.left_index, pair.right_index)]
+            assert [found and found.name for found in attached] == [None, "pipe"]
+            # a link that others hold is detached too
+            held = XdpLink.from_pin(directory / f"link_{pair.right_index}")
+            remove_pins(directory)
+            assert netns.run_in(pair.namespace, query, pair.right_index) is None
+            assert held.ifindex == 0
+            assert not directory.exists()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def test_an_interface_that_goes_leaves_a_link_that_says_so():

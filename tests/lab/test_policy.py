@@ -108,7 +108,7 @@ CASES = [
         "sysctl -qw net.ipv4.conf.all.rp_filter=2",
         "sysctl -qw net.ipv4.conf.all.rp_filter=0",
         {"v0": {4}, "v1": {4}},
-        "loose rp_filter on v0",
+        "loose rp_filter on v0 without a default route",
     ),
     (
         "ip route add 10.9.0.0/16 via 10.0.0.2 mtu 1000",
@@ -121,6 +121,25 @@ CASES = [
         "sysctl -qw net.ipv6.conf.v0.disable_ipv6=0",
         {"v0": {6}, "v1": set()},
         "ipv6 is disabled on v0",
+    ),
+    (
+        "ip route add default via 10.0.0.2; ip route add blackhole 10.9.0.0/16; "
+        "sysctl -qw net.ipv4.conf.all.rp_filter=2",
+        "ip route del blackhole 10.9.0.0/16",
+        {"v0": {4}, "v1": {4}},
+        "loose rp_filter on v0 with blackhole route 10.9.0.0/16",
+    ),
+    (
+        "sysctl -qw net.ipv6.conf.all.proxy_ndp=1",
+        "sysctl -qw net.ipv6.conf.all.proxy_ndp=0",
+        {"v0": {6}, "v1": {6}},
+        "net.ipv6.conf.all.proxy_ndp is on",
+    ),
+    (
+        "sysctl -qw net.ipv4.ip_forward_use_pmtu=1",
+        "sysctl -qw net.ipv4.ip_forward_use_pmtu=0",
+        {"v0": {4}, "v1": {4}},
+        "net.ipv4.ip_forward_use_pmtu is on",
     ),
     (
         "ip rule add priority 7 from 10.9.0.0/16 lookup 9",
@@ -246,6 +265,7 @@ def test_it_forbids_while_it_is_there(ns, begin, end, where, text):
         "ip route add 10.9.0.0/16 table 99 nexthop via 10.0.0.2 nexthop via 10.0.1.2",
         "ip nexthop add id 1 via 10.0.0.2 dev v0; ip route add 10.9.0.0/16 nhid 1",
         "ip rule add priority 100 lookup local; ip rule del priority 0",
+        "ip route add blackhole 10.9.0.0/16",
         "ip route add 10.9.0.0/16 via 10.0.0.2 mtu lock 1000",
         "ip route add 10.9.0.0/16 via 10.0.0.2 mtu 1500",
         "ip route add default via 10.0.0.2; sysctl -qw net.ipv4.conf.all.rp_filter=2",

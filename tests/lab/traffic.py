@@ -271,3 +271,22 @@ def wait_for(condition, seconds: float = 5.0, every: float = 0.02):
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(every)
     return value
+
+
+def until_right(traffic: Traffic, right: dict[str, object], seconds: float) -> None:
+    """Let traffic go on until the latest frames of each flow are right; if they never are, the caller will see."""
+
+    def latest_are_right() -> bool:
+        now = time.time_ns()
+        latest = [traffic.judge(name, fate, now - 200_000_000, now - 40_000_000) for name, fate in right.items()]
+        return all(verdict.sent and not verdict.wrong for verdict in latest)
+
+    time.sleep(0.2)
+    wait_for(latest_are_right, seconds)
+
+
+def assert_right_at_the_end(traffic: Traffic, name: str, right: object) -> None:
+    """A bound that is never reached proves nothing: the last frames must be right, and there must be some."""
+    end = traffic.judge(name, right, traffic.sent[0][-1] - 100_000_000)
+    assert end.sent > 5
+    assert end.wrong == 0, f"{name}: {end}"

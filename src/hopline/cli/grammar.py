@@ -54,11 +54,16 @@ def target(ctx: click.Context | None = None) -> Target:
     return found
 
 
+def _named(text: str | None) -> str:
+    # an empty name, as of a script's unset variable, is a wrong name and not main
+    return "main" if text is None else text
+
+
 def instance() -> str:
     """Return the instance that the command line means, checked."""
     from hopline.config import instance_name
 
-    return instance_name(target().instance or "main")
+    return instance_name(_named(target().instance))
 
 
 def client() -> "Client":
@@ -104,7 +109,7 @@ def complete_destinations(ctx: click.Context, parameter: click.Parameter, incomp
 
     meant = target(ctx)
     try:
-        rows = connect(meant.instance or "main", meant.run, timeout=0.5).forward.show(origin="operator", limit=1000)
+        rows = connect(_named(meant.instance), meant.run, timeout=0.5).forward.show(origin="operator", limit=1000)
     except HoplineError:
         return []
     return [row.to for row in rows if row.to.startswith(incomplete)]
@@ -117,7 +122,7 @@ def complete_interfaces(ctx: click.Context, parameter: click.Parameter, incomple
 
     meant = target(ctx)
     try:
-        states = connect(meant.instance or "main", meant.run, timeout=0.5).interface.show()
+        states = connect(_named(meant.instance), meant.run, timeout=0.5).interface.show()
     except HoplineError:
         return []
     return [state.name for state in states if state.name.startswith(incomplete)]

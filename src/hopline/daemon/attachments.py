@@ -87,6 +87,7 @@ class Attachments:
         if int(row["ifindex"][0]) != link.index:
             row["flags"] = 0
             atomic_store32(row["ifindex"], link.index)
+        if self.datapath.maps["interface_slots"].get(link.index) != slot:
             self.datapath.maps["interface_slots"].set(link.index, slot)
         self._set_flag(slot, self.flags.INTERFACE_EGRESS_FRAGS, features.redirect_target_frags)
         whole = link.kind != "" or not header_split(link.name)
@@ -106,6 +107,10 @@ class Attachments:
         atomic_store32(self.datapath.interfaces[slot : slot + 1]["ifindex"], 0)
         self._rests[slot] = time.monotonic()
         self.drop(index)
+
+    def has_free_slot(self) -> bool:
+        """Return whether another device could be given a slot now."""
+        return self._free_slot() is not None
 
     def _free_slot(self) -> int | None:
         taken, now = set(self.slots.values()), time.monotonic()
@@ -141,9 +146,15 @@ class Attachments:
         slot = self.slots.get(index)
         if slot is None:
             return False
-        changed = self._set_flag(slot, self.flags.INTERFACE_LEARN4, learn4)
-        changed = self._set_flag(slot, self.flags.INTERFACE_LEARN6, learn6) or changed
-        return self._set_flag(slot, self.flags.INTERFACE_BYPASS_POLICY, bypass) or changed
+        flags = self.flags
+        wanted = (
+            learn4 * flags.INTERFACE_LEARN4 | learn6 * flags.INTERFACE_LEARN6 | bypass * flags.INTERFACE_BYPASS_POLICY
+        )
+        rights = flags.INTERFACE_LEARN4 | flags.INTERFACE_LEARN6 | flags.INTERFACE_BYPASS_POLICY
+        row = self.datapath.interfaces[slot : slot + 1]
+        old = int(row["flags"][0])
+        atomic_store32(row["flags"], old & ~rights | wanted)
+        return old & rights != wanted
 
     def learning(self, index: int) -> tuple[bool, bool]:
         """Return whether a device learns IPv4 and IPv6."""
@@ -171,10 +182,13 @@ class Attachments:
             if held.link.ifindex and interface.mode in ("auto", held.mode):
                 return held
             self.detach(link.index)
+        slot = self.slots.get(link.index)
+        if slot is None:
+            slots = self.datapath.limits.INTERFACE_SLOTS
+            raise Refused(f"attach xdp pipeline to {interface.name}: all {slots} device slots are in use")
         pinned = self._adopt(interface, link)
         if pinned is not None:
             return pinned
-        slot = self.slots[link.index]
         failure: KernelError | None = None
         modes: tuple[Mode, ...] = ("native", "generic") if interface.mode == "auto" else (interface.mode,)
         for mode in modes:

@@ -141,7 +141,18 @@ class Datapath:
                 f"serve instance {self.instance}: its interfaces are in network namespace {bound}, and this is {here}: "
                 f"start it there, or `hopline detach --instance {self.instance}` first"
             )
+        if bound and bound != here:
+            self._forget_devices()
         self._state["spare"][0][0] = here
+
+    def _forget_devices(self) -> None:
+        """Forget the devices of another namespace: a redirect slot holds the device itself, not its number."""
+        for slot in range(self.limits.INTERFACE_SLOTS):
+            for name in ("egress_native", "egress_generic"):
+                self.maps[name].delete(slot)
+        for index in self.maps["interface_slots"].items()[0].tolist():
+            self.maps["interface_slots"].delete(index)
+        self.interfaces[:] = np.zeros(1, self.interfaces.dtype)
 
     def _attached(self) -> bool:
         from hopline.kernel import XdpLink
@@ -218,17 +229,36 @@ class Datapath:
     # the operator's entries: what execute acts on
 
     def write_adjacency(self, id: int, adjacency: Adjacency) -> None:
-        """Make adjacency `id` hold this. A new MAC or MTU is one store; for anything else packets pass meanwhile."""
+        """Make adjacency `id` hold this."""
+        self.write_adjacencies({id: adjacency})
+
+    def write_adjacencies(self, adjacencies: Mapping[int, Adjacency]) -> None:
+        """Make each id hold this. A new MAC or MTU is one store; only where a ready one gets another device, its
+        packets pass to the kernel for a grace period, since the program reads the words one after the other.
+        """
+        moving = [id for id, adjacency in adjacencies.items() if self._moves(id, adjacency)]
+        for id in moving:
+            row = self.adjacencies[id : id + 1]
+            atomic_store32(row["state"], int(self.states.ADJACENCY_UNRESOLVED))
+            atomic_store64(row["destination"], 0)  # with an MTU of 0 nothing fits, whatever else is read beside it
+        if moving:
+            time.sleep(GRACE_S)
+        for id, adjacency in adjacencies.items():
+            self._write_adjacency(id, adjacency)
+
+    def _moves(self, id: int, adjacency: Adjacency) -> bool:
+        row = self.adjacencies[id]
+        here = (int(row["source"]) >> 48, int(row["ifindex"]))
+        return bool(row["state"] == self.states.ADJACENCY_READY and adjacency.state == "READY" and here != (
+            adjacency.source >> 48, adjacency.ifindex
+        ))  # fmt: skip
+
+    def _write_adjacency(self, id: int, adjacency: Adjacency) -> None:
         row = self.adjacencies[id : id + 1]
         ready = int(self.states[f"ADJACENCY_{adjacency.state}"])
-        same = (int(row["source"][0]), int(row["ifindex"][0]), int(row["state"][0]))
-        if same == (adjacency.source, adjacency.ifindex, ready):
-            atomic_store64(row["destination"], adjacency.destination)
-            return
-        if row["state"][0] == self.states.ADJACENCY_READY:
-            atomic_store32(row["state"], int(self.states.ADJACENCY_UNRESOLVED))
-            time.sleep(GRACE_S)
-        row["source"] = adjacency.source
+        if adjacency.state != "READY":
+            atomic_store32(row["state"], ready)  # first: what follows is not to be used
+        atomic_store64(row["source"], adjacency.source)
         row["ifindex"] = adjacency.ifindex
         row["family"] = adjacency.family
         row["next_hop"] = np.frombuffer(adjacency.next_hop, dtype=row["next_hop"].dtype.base).reshape(

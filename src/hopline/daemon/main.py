@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 
@@ -16,7 +17,7 @@ from hopline.kernel import bpffs
 
 log = logging.getLogger("hopline")
 
-CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF = 12, 21, 39
+CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 21, 38, 39
 
 
 def check_rights() -> None:
@@ -24,8 +25,15 @@ def check_rights() -> None:
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith("CapEff:"))
     held = int(line.split()[1], 16)
-    if not held >> CAP_NET_ADMIN & 1 or not (held >> CAP_BPF & 1 or held >> CAP_SYS_ADMIN & 1):
-        raise Refused("serve: CAP_BPF and CAP_NET_ADMIN are needed: run it as root")
+    programs = held >> CAP_SYS_ADMIN & 1 or (held >> CAP_BPF & 1 and held >> CAP_PERFMON & 1)
+    if not held >> CAP_NET_ADMIN & 1 or not programs:
+        raise Refused("serve: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed: run it as root")
+
+
+def raise_file_limit() -> None:
+    """Allow as many files as may be: every interface's program keeps those of the maps it uses."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def serve(options: ServeOptions) -> None:
@@ -59,11 +67,14 @@ async def serve(options: ServeOptions) -> None:
 
 def run(options: ServeOptions) -> int:
     """Serve; return the exit code of the command."""
+    # a client that breaks off is no news; what fails in a request is logged where it fails
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     # the umask of whoever starts it must not open the store or the sockets
     os.umask(0o077)
     try:
         check_rights()
+        raise_file_limit()
         bpffs.root()
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(serve(options))

@@ -11,7 +11,7 @@ from hopline.daemon.execute import execute, revert
 from hopline.daemon.hops import Draft, Hops
 from hopline.daemon.plan import Step, Tables, plan
 from hopline.errors import NotFound, Refused
-from hopline.features.forward import Facts, NextHop, covering, next_hop_of, recovered_next_hop, resolve
+from hopline.features.forward import Adjacency, Facts, NextHop, covering, next_hop_of, recovered_next_hop, resolve
 
 log = logging.getLogger("hopline")
 
@@ -27,7 +27,8 @@ class OperatorTables:
         self.entries: dict[str, int] = {}
         self.hops = Hops(datapath.ids.ADJACENCY_ID_FIRST, datapath.learned_base)
         self._retired: list[tuple[float, int]] = []
-        # changes run in a worker thread, events are followed in the event loop
+        # Changes run in one worker thread, events are followed in the event loop. Only the worker changes entries and
+        # next hops, so it reads them as they are; it takes the lock to commit, and others take it to read or refresh.
         self._lock = threading.RLock()
 
     # start
@@ -75,10 +76,6 @@ class OperatorTables:
 
     def put(self, forwards: Sequence[Forward], replace: bool, make_durable: Callable[[], None]) -> None:
         """Enter all or nothing: kernel, then store; where the store fails the kernel is put back."""
-        with self._lock:
-            self._put(forwards, replace, make_durable)
-
-    def _put(self, forwards: Sequence[Forward], replace: bool, make_durable: Callable[[], None]) -> None:
         if not replace:
             for forward in forwards:
                 if forward.to in self.entries:
@@ -98,10 +95,6 @@ class OperatorTables:
 
     def remove(self, destinations: Sequence[str], make_durable: Callable[[], None]) -> None:
         """Remove all or nothing."""
-        with self._lock:
-            self._remove(destinations, make_durable)
-
-    def _remove(self, destinations: Sequence[str], make_durable: Callable[[], None]) -> None:
         for to in destinations:
             if to not in self.entries:
                 raise NotFound(f"forward {to}: no such entry: `hopline forward show` lists them")
@@ -124,26 +117,46 @@ class OperatorTables:
         except BaseException:
             revert(steps, self.datapath)
             raise
-        draft.commit()
-        self.hops.contents.update(fresh)
-        for to in before:
-            if to not in after:
-                del self.entries[to]
-        self.entries.update(after)
-        self._retire(gone)
+        with self._lock:
+            draft.commit()
+            self.hops.contents.update(fresh)
+            for to in before:
+                if to not in after:
+                    del self.entries[to]
+            self.entries.update(after)
+            self._retire(gone)
+        # the host may have changed while the new next hops were nobody's yet
+        self.refresh(draft.new)
 
     def refresh(self, hops: Iterable[NextHop] | None = None) -> bool:
         """Resolve next hops anew (all, unless told which) and write what changed; return whether anything did."""
-        changed = False
+        changed: dict[int, Adjacency] = {}
         with self._lock:
             for hop in self.hops.ids if hops is None else hops:
                 id = self.hops.ids.get(hop)
                 now = resolve(hop, self.facts)
                 if id is not None and now != self.hops.contents.get(id):
-                    self.datapath.write_adjacency(id, now)
-                    self.hops.contents[id] = now
-                    changed = True
-        return changed
+                    changed[id] = now
+            self.datapath.write_adjacencies(changed)
+            self.hops.contents.update(changed)
+        return bool(changed)
+
+    def uses(self) -> list[tuple[int, NextHop, int]]:
+        """Return (adjacency id, next hop, number of entries) of every next hop in use, as of one moment."""
+        with self._lock:
+            return [(id, hop, self.hops.entries[id]) for id, hop in self.hops.hops.items()]
+
+    def entry(self, to: str) -> tuple[str, NextHop, Adjacency] | None:
+        """Return one entry as `snapshot` has it, None where there is none to this destination."""
+        with self._lock:
+            id = self.entries.get(to)
+            return None if id is None else (to, self.hops.hops[id], self.hops.contents[id])
+
+    def snapshot(self) -> list[tuple[str, NextHop, Adjacency]]:
+        """Return (destination, next hop, what its adjacency holds) of every entry, as of one moment."""
+        with self._lock:
+            hops, contents = self.hops.hops, self.hops.contents
+            return [(to, hops[id], contents[id]) for to, id in self.entries.items()]
 
     def following(self, addresses: set[str]) -> list[NextHop]:
         """Return the next hops whose MAC is followed through one of these neighbours."""
@@ -156,7 +169,8 @@ class OperatorTables:
 
     def entry_for(self, address: str) -> str | None:
         """Return the destination that decides for an address, None where no operator entry covers it."""
-        return covering(address, self.entries)
+        with self._lock:
+            return covering(address, self.entries)
 
     # retirement
 

@@ -12,7 +12,7 @@ from hopline.daemon.learned import LearnedTable, next_hop_text
 from hopline.daemon.operator import OperatorTables
 from hopline.daemon.protocol import Count, ForwardRow, InterfaceState, NextHopRow
 from hopline.daemon.surroundings import Surroundings
-from hopline.features.forward import freshness, word_mac
+from hopline.features.forward import Adjacency, NextHop, freshness, word_mac
 
 STEPS = ["parse", "forward", "verdict"]
 
@@ -80,13 +80,12 @@ class Readout:
         return link.name if link else None
 
     def operator_rows(self) -> Iterator[ForwardRow]:
-        """Yield the operator's entries in the order of the store."""
-        for to, id in self.tables.entries.items():
-            yield self.operator_row(to, id)
+        """Yield the operator's entries."""
+        for to, hop, adjacency in self.tables.snapshot():
+            yield self.operator_row(to, hop, adjacency)
 
-    def operator_row(self, to: str, id: int) -> ForwardRow:
+    def operator_row(self, to: str, hop: NextHop, adjacency: Adjacency) -> ForwardRow:
         """Return one operator entry; the addresses are those in use."""
-        hop, adjacency = self.tables.hops.hops[id], self.tables.hops.contents[id]
         ready = adjacency.state == "READY"
         return ForwardRow(
             to=to,
@@ -121,27 +120,25 @@ class Readout:
             yield from self.learned_rows()
 
     def next_hops(self) -> list[NextHopRow]:
-        """Return the adjacencies in use, with what left through each."""
+        """Return the adjacencies in use, with what left through each; the operator's first."""
         totals = self.datapath.maps["next_hop_count"].sums()
         cached = self.learned.entries_by_id()
-        rows = []
-        for id in [*self.tables.hops.hops, *self.learned.ready()]:
-            row = self.datapath.adjacencies[id]
-            operator = id < self.datapath.learned_base
-            ready = int(row["state"]) == self.datapath.states.ADJACENCY_READY
-            family = int(row["family"])
-            rows.append(
-                NextHopRow(
-                    id=id,
-                    dev=self._device(int(row["ifindex"])) or (self.tables.hops.hops[id].dev if operator else None),
-                    src_mac=word_mac(int(row["source"])) if row["source"] else None,
-                    dst_mac=word_mac(int(row["destination"])) if ready else None,
-                    mtu=int(row["destination"]) >> 48,
-                    origin="operator" if operator else "learned",
-                    via=next_hop_text(family, row["next_hop"].tobytes()) if family else None,
-                    entries=self.tables.hops.entries[id] if operator else cached[id],
-                    packets=int(totals[id]["packets"]),
-                    bytes=int(totals[id]["bytes"]),
-                )
-            )
-        return rows
+        rows = [self._next_hop(id, "operator", hop.dev, entries, totals[id]) for id, hop, entries in self.tables.uses()]
+        return rows + [self._next_hop(id, "learned", None, cached[id], totals[id]) for id in self.learned.ready()]
+
+    def _next_hop(self, id: int, origin: Origin, dev: str | None, entries: int, total: Any) -> NextHopRow:
+        row = self.datapath.adjacencies[id]
+        ready = int(row["state"]) == self.datapath.states.ADJACENCY_READY
+        family = int(row["family"])
+        return NextHopRow(
+            id=id,
+            dev=self._device(int(row["ifindex"])) or dev,
+            src_mac=word_mac(int(row["source"])) if row["source"] else None,
+            dst_mac=word_mac(int(row["destination"])) if ready else None,
+            mtu=int(row["destination"]) >> 48,
+            origin=origin,
+            via=next_hop_text(family, row["next_hop"].tobytes()) if family else None,
+            entries=entries,
+            packets=int(total["packets"]),
+            bytes=int(total["bytes"]),
+        )

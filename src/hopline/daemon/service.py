@@ -13,6 +13,7 @@ from hopline.config import Forward, Interface, Mode, Origin
 from hopline.daemon.ask import Asker
 from hopline.daemon.attachments import Attachments
 from hopline.daemon.datapath import LEASE_S, Datapath
+from hopline.daemon.interfaces import Interfaces
 from hopline.daemon.learned import LearnedTable
 from hopline.daemon.operator import OperatorTables
 from hopline.daemon.options import ServeOptions
@@ -28,12 +29,11 @@ from hopline.daemon.protocol import (
 )
 from hopline.daemon.readout import Readout
 from hopline.daemon.surroundings import Surroundings
-from hopline.errors import HoplineError, InvalidInput, NotFound, Refused
+from hopline.errors import HoplineError, InvalidInput, Refused
 from hopline.features.forward import Facts, next_hop_of
 from hopline.kernel import netns
-from hopline.kernel.netlink.traps import traps
 from hopline.kernel.netlink.types import Link
-from hopline.store.change import Change, DeleteForward, DeleteInterface, PutForward, PutInterface
+from hopline.store.change import Change, DeleteForward, PutForward, PutInterface
 from hopline.store.embedded import Store
 
 log = logging.getLogger("hopline")
@@ -49,9 +49,7 @@ class Service:
     def __init__(self, options: ServeOptions) -> None:
         self.options = options
         self.began = time.monotonic()
-        had_store = Store.exists(options.state)
         self.store = Store.open(options.state)
-        self.store_lost = not had_store or self.store.recovered_from is not None
         try:
             self.datapath = Datapath.open(options.instance, options.cache_size)
         except BaseException:
@@ -63,8 +61,7 @@ class Service:
         self.surroundings = Surroundings(self.datapath, self.attachments, self.tables)
         self.readout = Readout(self.attachments, self.tables, self.learned, self.surroundings)
         self.asker = Asker(self.attachments, self.tables, self.surroundings)
-        self.problems: dict[str, str] = {}
-        self.warnings: dict[str, list[str]] = {}
+        self.kept_interfaces = Interfaces(self.store, self.attachments, self.surroundings)
         self.notes: list[str] = []
         self.detached = asyncio.Event()
         self._changes = asyncio.Lock()
@@ -75,27 +72,34 @@ class Service:
 
     async def start(self) -> None:
         """Adopt what is in the kernel, make it agree with the intent, then vouch for what is learned."""
-        await self.surroundings.open()
-        self.surroundings.link_returned = self._link_returned
         intent = self.store.intent()
         forwards = list(intent.forward)
+        self.surroundings.wanted = {i.name: i for i in intent.interface}
+        self.surroundings.preferred = {*self.surroundings.wanted, *(f.dev for f in forwards if f.dev)}
+        await self.surroundings.open()
+        self.surroundings.link_returned = self._link_returned
         if self.store.recovered_from is not None:
             self.notes.append(f"the store was damaged and is kept as {self.store.recovered_from}")
-        if self.datapath.adopted and self.store_lost:
+        if self.datapath.adopted and self.store.fresh:
             forwards = self._recover()
-        else:
-            self.surroundings.wanted = {i.name: i for i in intent.interface}
         self.surroundings.gather_reach({next_hop_of(forward) for forward in forwards})
         steps = self.tables.reconcile(forwards)
         log.info("instance %s: %d entries, %d steps to agree", self.options.instance, len(forwards), len(steps))
-        self._attach_all()
+        self.store.settle()
+        self.kept_interfaces.attach_all()
         await self.surroundings.read_policy()
         self.datapath.bump_generation()
         self.datapath.extend_lease()
         self.surroundings.resolve(self.tables.next_hops())
         self._tasks = [
             asyncio.create_task(loop)
-            for loop in (self.surroundings.run(), self._lease(), self._keep_alive(), self._housekeeping())
+            for loop in (
+                self.surroundings.run(),
+                self.surroundings.follow_policy(),
+                self._lease(),
+                self._keep_alive(),
+                self._housekeeping(),
+            )
         ]
 
     def _recover(self) -> list[Forward]:
@@ -112,37 +116,9 @@ class Service:
         self.surroundings.wanted = {i.name: i for i in interfaces}
         return forwards
 
-    def _attach_all(self) -> None:
-        """Attach what the intent names; what cannot be adopted is named and left as it is, forwarding."""
-        wanted = set()
-        for interface in self.surroundings.wanted.values():
-            link = self.surroundings.link_named(interface.name)
-            if link is None:
-                log.warning("%s does not exist: it is attached when it appears", interface.name)
-                continue
-            wanted.add(link.index)
-            try:
-                self.attachments.attach(interface, link, replace=False)
-                self.warnings[interface.name] = traps(link.index)
-            except HoplineError as error:
-                self.problems[interface.name] = str(error)
-                log.error("%s", error)
-        self.attachments.detach_unwanted(wanted)
-
     async def _link_returned(self, link: Link) -> None:
         async with self._changes:
-            interface = self.surroundings.wanted.get(link.name)
-            if interface is None or link.index in self.attachments.by_index:
-                return
-            try:
-                self.attachments.attach(interface, link, replace=False)
-            except HoplineError as error:
-                self.problems[link.name] = str(error)
-                raise
-            self.problems.pop(link.name, None)
-            self.warnings[link.name] = traps(link.index)
-            self.surroundings.apply_policy()
-            log.info("%s is back: attached", link.name)
+            await self.kept_interfaces.attach_returned(link)
 
     async def stop(self) -> None:
         """Stop vouching and let go; what is in the kernel goes on forwarding."""
@@ -187,6 +163,7 @@ class Service:
             async with self._changes:
                 self.tables.free_retired()
                 self.learned.reclaim()
+                self.surroundings.know_the_rest()
 
     async def _change(self, work: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._worker, work)
@@ -218,7 +195,7 @@ class Service:
 
     async def interfaces(self) -> list[InterfaceState]:
         """Return all interfaces of the intent."""
-        return self.readout.interfaces(self.problems, self.warnings)
+        return self.readout.interfaces(self.kept_interfaces.problems, self.kept_interfaces.warnings)
 
     async def _interface_added(self, interface: Interface) -> InterfaceAdded:
         state = next(i for i in await self.interfaces() if i.name == interface.name)
@@ -227,72 +204,31 @@ class Service:
     async def interface_add(self, interface: Interface, replace: bool) -> InterfaceAdded:
         """Attach to a device; `replace` takes it from another program."""
         async with self._changes:
-            if interface.name in self.surroundings.wanted and not (replace and interface.name in self.problems):
+            taken_over = replace and interface.name in self.kept_interfaces.problems
+            if interface.name in self.kept_interfaces.wanted and not taken_over:
                 raise Refused(f"interface {interface.name} exists: use set")
-            await self._attach(interface, replace)
+            await self.kept_interfaces.put(interface, replace)
             return await self._interface_added(interface)
 
     async def interface_set(self, name: str, mode: Mode | None, bypass_policy: bool | None) -> InterfaceAdded:
         """Change what is not None."""
         async with self._changes:
-            old = self._wanted(name)
+            old = self.kept_interfaces.named(name)
             new = Interface(
                 name,
                 old.mode if mode is None else mode,
                 old.bypass_policy if bypass_policy is None else bypass_policy,
             )
             if self.surroundings.link_named(name) is None:
-                self.store.write([PutInterface(new)])
-                self.surroundings.wanted[name] = new
+                self.kept_interfaces.put_absent(new)
             else:
-                try:
-                    await self._attach(new, False)
-                except BaseException:
-                    self._restore(old)
-                    raise
+                await self.kept_interfaces.put(new)
             return await self._interface_added(new)
-
-    def _wanted(self, name: str) -> Interface:
-        if name not in self.surroundings.wanted:
-            raise NotFound(f"interface {name}: not one of Hopline's: `hopline interface add {name}` first")
-        return self.surroundings.wanted[name]
-
-    async def _attach(self, interface: Interface, replace: bool) -> None:
-        link = self.surroundings.link_named(interface.name)
-        if link is None:
-            raise InvalidInput("interface", f"{interface.name} is no device here", "`ip link` lists them")
-        if not link.ethernet or link.name == "lo":
-            raise InvalidInput("interface", f"{interface.name} is not an Ethernet device", "name one that is")
-        if link.index not in self.attachments.slots:
-            raise Refused(f"interface {interface.name}: all {self.datapath.limits.INTERFACE_SLOTS} slots are in use")
-        had = link.index in self.attachments.by_index
-        self.attachments.attach(interface, link, replace=replace)
-        try:
-            self.store.write([PutInterface(interface)])
-        except BaseException:
-            if not had:
-                self.attachments.detach(link.index)
-            raise
-        self.surroundings.wanted[interface.name] = interface
-        self.problems.pop(interface.name, None)
-        self.warnings[interface.name] = traps(link.index)
-        await self.surroundings.read_policy()
-
-    def _restore(self, interface: Interface) -> None:
-        link = self.surroundings.link_named(interface.name)
-        if link is not None and link.index not in self.attachments.by_index:
-            self.attachments.attach(interface, link, replace=False)
-            self.surroundings.apply_policy()
 
     async def interface_del(self, name: str) -> None:
         """Detach and forget."""
         async with self._changes:
-            self._wanted(name)
-            self.store.write([DeleteInterface(name)])
-            del self.surroundings.wanted[name]
-            self.problems.pop(name, None)
-            if (link := self.surroundings.link_named(name)) is not None:
-                self.attachments.detach(link.index)
+            self.kept_interfaces.delete(name)
 
     async def forward_put(self, forwards: Sequence[Forward], replace: bool) -> None:
         """Enter all or nothing."""
@@ -301,22 +237,30 @@ class Service:
                 self._check(forward)
             changes: list[Change] = [PutForward(forward) for forward in forwards]
             await self._change(lambda: self.tables.put(forwards, replace, lambda: self.store.write(changes)))
-            self.surroundings.resolve([next_hop_of(forward) for forward in forwards if forward.via])
+            followed = [next_hop_of(forward) for forward in forwards if forward.via]
+            if followed:
+                # events may have been followed while the entries were made
+                self.surroundings.gather_reach(self.tables.next_hops())
+                self.tables.refresh(followed)
+                self.surroundings.resolve(followed)
 
     def _check(self, forward: Forward) -> None:
         """Refuse what cannot be carried out on this host."""
-        if forward.dev is not None:
-            link = self.surroundings.link_named(forward.dev)
-            if link is None or link.name == "lo":
-                raise InvalidInput("dev", f"{forward.dev} is no device here", "`ip link` lists them")
-            if not link.ethernet or link.kind in ("bridge", "vlan", "wireguard"):
-                what = link.kind or "not an Ethernet device"
-                raise InvalidInput("dev", f"{forward.dev} is {what}, which takes no redirect", "name the device below")
-        elif forward.via is not None and forward.via not in self.surroundings.facts.reach:
+        if forward.to in self.surroundings.watch.local.addresses:
+            raise InvalidInput("to", f"{forward.to} is this host's own address", "its packets stay here")
+        name = forward.dev
+        if name is None and forward.via is not None:
             name = self.surroundings.device_reaching(forward.via)
             if name is None:
                 raise InvalidInput("via", f"{forward.via} is on link of no device", "give a neighbour, or --dev too")
             self.surroundings.facts.reach = {**self.surroundings.facts.reach, forward.via: name}
+        field = "dev" if forward.dev is not None else "via"
+        link = self.surroundings.link_named(name or "")
+        if link is None or link.name == "lo":
+            raise InvalidInput(field, f"{name} is no device here", "`ip link` lists them")
+        if not link.ethernet or link.kind in ("bridge", "vlan", "wireguard"):
+            what = link.kind or "not an Ethernet device"
+            raise InvalidInput(field, f"{name} is {what}, which takes no redirect", "name the device below")
 
     async def forward_del(self, destinations: Sequence[str]) -> None:
         """Remove operator entries, all or nothing."""
@@ -326,27 +270,34 @@ class Service:
 
     async def forwards(self, to: str | None, origin: Origin | None, limit: int | None) -> list[ForwardRow]:
         """Return entries, of both origins unless told; at most `limit`."""
-        if to is not None and to in self.tables.entries and origin != "learned":
-            return [self.readout.operator_row(to, self.tables.entries[to])]
-        rows = self.readout.rows(origin)
-        return list(islice((row for row in rows if to is None or row.to == to), limit))
+        if to is not None and origin != "learned" and (entry := self.tables.entry(to)) is not None:
+            return [self.readout.operator_row(*entry)]
+        rows = (row for row in self.readout.rows(origin) if to is None or row.to == to)
+        # in a thread: a million rows take seconds, and the event loop has a lease to keep
+        return await asyncio.to_thread(lambda: list(islice(rows, limit)))
 
     async def next_hops(self) -> list[NextHopRow]:
         """Return the adjacencies in use."""
-        return self.readout.next_hops()
+        return await asyncio.to_thread(self.readout.next_hops)
 
     async def forward_get(self, address: str, in_dev: str | None) -> ForwardAnswer:
-        """Ask the shipped program about a packet to `address`."""
+        """Ask the shipped program about a packet to `address`; it comes in where it would not go out again."""
         async with self._changes:
             if in_dev is not None:
-                self._wanted(in_dev)
-            for index, attachment in self.attachments.by_index.items():
+                self.kept_interfaces.named(in_dev)
+            answer: ForwardAnswer | None = None
+            for index, attachment in list(self.attachments.by_index.items()):
                 link = self.surroundings.watch.links.get(index)
                 if link is not None and in_dev in (None, link.name):
-                    return self.asker.answer(address, link.name, attachment)
+                    # in a thread: the first question loads a program, and the event loop has events to follow
+                    answer = await asyncio.to_thread(self.asker.answer, address, link.name, attachment)
+                    if in_dev is not None or answer.dev != link.name:
+                        break
+        if answer is not None:
+            return answer
         why = ["no interface is attached: `hopline interface add DEV`"]
         if in_dev is not None:
-            why = [f"{in_dev} is not attached: {self.problems.get(in_dev, 'it does not exist')}"]
+            why = [f"{in_dev} is not attached: {self.kept_interfaces.problems.get(in_dev, 'it does not exist')}"]
         return ForwardAnswer(address=address, verdict="NOT_ATTACHED", why=why)
 
     async def forward_flush(self) -> int:

@@ -26,14 +26,17 @@ from hopline.kernel.netlink.types import (
     LocalAddressesChanged,
     NeighbourChanged,
     NeighbourGone,
+    NexthopChanged,
     Overflow,
     RouteChanged,
+    RuleChanged,
 )
 from hopline.kernel.netlink.watch import Watch
 
 log = logging.getLogger("hopline")
 
 POLICY_EVERY_S = 5.0
+POLICY_RETRY_S = 1.0
 FORWARDING_OFF = "forwarding is off"  # the one reason that bypass_policy does not override: the FIB would refuse too
 
 
@@ -49,8 +52,11 @@ class Surroundings:
         self.policy: Policy | None = None
         self.snapshot: PolicySnapshot | None = None
         self.wanted: dict[str, Interface] = {}
+        self.preferred: set[str] = set()  # devices that the intent names: the first to get a slot
         self.link_returned: Callable[[Link], Awaitable[None]] | None = None
         self._policy_wanted = asyncio.Event()
+        self._policy_lock = asyncio.Lock()
+        self._policy_changes = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -79,7 +85,7 @@ class Surroundings:
         present = {link.index for link in self.links()}
         for index in set(self.attachments.slots) - present:
             self.attachments.forget(index)
-        for link in self.links():
+        for link in sorted(self.links(), key=lambda link: link.name not in self.preferred):
             self.attachments.know(link, features.get(link.index) or device_features(link))
         self._set_local()
         self._gather_facts()
@@ -123,7 +129,6 @@ class Surroundings:
 
     async def run(self) -> None:
         """Follow the kernel's events until cancelled."""
-        self._start(self._follow_policy())
         async for batch in self.watch:
             if batch.stale:
                 self.datapath.bump_generation()
@@ -152,7 +157,7 @@ class Surroundings:
         if batch.of(LocalAddressesChanged):
             self._set_local()
             self.apply_policy()
-        if batch.of(LinkGone, LinkChanged, RouteChanged, LocalAddressesChanged):
+        if batch.of(LinkGone, LinkChanged, RouteChanged, RuleChanged, NexthopChanged, LocalAddressesChanged):
             self._gather_facts()
             self.tables.refresh()
         elif batch.of(NeighbourChanged, NeighbourGone):
@@ -192,6 +197,8 @@ class Surroundings:
                 await work
             except HoplineError as error:
                 log.warning("%s", error)
+            except Exception:
+                log.exception("a fault of hopline's own")
 
         task = asyncio.ensure_future(guarded())
         self._tasks.add(task)
@@ -205,24 +212,36 @@ class Surroundings:
             for index in self.attachments.by_index:
                 self.attachments.set_learning(index, learn4=False, learn6=False, bypass=False)
             self.apply_policy(only_bypassed=True)
+        self._policy_changes += 1
         self._policy_wanted.set()
 
-    async def _follow_policy(self) -> None:
+    async def follow_policy(self) -> None:
+        """Read the policy when it may have changed, and every few seconds; without an answer nothing is learned."""
         while True:
             # not everything notifies (legacy iptables does not), so look every few seconds too
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._policy_wanted.wait(), POLICY_EVERY_S)
             self._policy_wanted.clear()
-            await self.read_policy()
+            try:
+                await self.read_policy()
+            except HoplineError as error:
+                log.warning("read policy: %s: nothing is learned until it can be read", error)
+                self.snapshot = None
+                self.apply_policy()
+                await asyncio.sleep(POLICY_RETRY_S)
+                self._policy_wanted.set()
 
     async def read_policy(self) -> None:
         """Read what forbids learning and say so to the program."""
         assert self.policy is not None
-        snapshot = await asyncio.to_thread(self.policy.snapshot)
-        if self._policy_wanted.is_set():
-            return  # it changed meanwhile: read again before anything is allowed
-        self.snapshot = snapshot
-        self.apply_policy()
+        async with self._policy_lock:
+            while True:
+                changes = self._policy_changes
+                snapshot = await asyncio.to_thread(self.policy.snapshot)
+                if changes == self._policy_changes:
+                    break  # else it changed meanwhile: read again before anything is allowed
+            self.snapshot = snapshot
+            self.apply_policy()
 
     def forbids(self, index: int, family: int) -> list[str]:
         """Return what keeps a device from learning; [] where nothing does."""
@@ -249,6 +268,14 @@ class Surroundings:
         if bypass:
             reasons = [reason for reason in reasons if FORWARDING_OFF in reason]
         return not reasons
+
+    def know_the_rest(self) -> None:
+        """Give devices that found every slot taken another chance; called every so often."""
+        for link in self.links():
+            if link.index not in self.attachments.slots and self.attachments.has_free_slot():
+                self.attachments.know(link, device_features(link))
+                self._gather_facts()
+                self.tables.refresh()
 
     # neighbours
 

@@ -1,6 +1,7 @@
 """`serve --trace`: one line for each packet's decision, from the program's own records."""
 
 import asyncio
+import logging
 from datetime import datetime
 from ipaddress import ip_address
 from typing import TextIO
@@ -13,6 +14,8 @@ from hopline.kernel import RingBuffer
 from hopline.kernel.netlink import query
 
 EVERY_S = 0.02
+
+log = logging.getLogger("hopline")
 
 
 def decision(attachments: Attachments, event: np.void, names: dict[int, str]) -> str:
@@ -41,7 +44,15 @@ def flow(packet: np.void) -> str:
 
 
 async def print_decisions(attachments: Attachments, out: TextIO) -> None:
-    """Print decisions of every attached interface until cancelled."""
+    """Print decisions of every attached interface until cancelled; a reader that goes away ends only the printing."""
+    try:
+        await _print_decisions(attachments, out)
+    except BrokenPipeError:
+        log.warning("nobody reads the trace any more: it is not printed")
+        await asyncio.Event().wait()
+
+
+async def _print_decisions(attachments: Attachments, out: TextIO) -> None:
     rings: dict[int, RingBuffer] = {}
     dtype = attachments.datapath.layout.struct("trace_event")
     while True:

@@ -4,7 +4,8 @@ import fcntl
 import os
 
 from hopline.errors import NotFound, Refused
-from hopline.kernel import XdpLink, bpffs
+from hopline.kernel import bpffs
+from hopline.kernel.link import remove_pins
 
 
 def detach(instance: str) -> None:
@@ -19,13 +20,6 @@ def detach(instance: str) -> None:
         except OSError:
             text = f"detach instance {instance}: a daemon serves it and does not answer: stop it first"
             raise Refused(text) from None
-        for pin in directory.iterdir():
-            if pin.name.startswith("link_"):
-                link = XdpLink.from_pin(pin)
-                if link.ifindex:
-                    link.detach()
-                link.close()
-            pin.unlink()
-        directory.rmdir()
+        remove_pins(directory)
     finally:
         os.close(lock)

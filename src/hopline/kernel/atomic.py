@@ -44,16 +44,3 @@ def _pointer(view: NDArray[Any], size: int) -> Any:
     if int(ffi.cast("uintptr_t", pointer)) % size:
         raise ValueError(f"atomic access: the view is not aligned to {size} bytes")
     return pointer
-
-
-def offset_of(dtype: np.dtype[Any], field: str, size: int) -> int:
-    """Offset of `field` ("a", or "a.b" for one inside another), which must take `size` bytes."""
-    offset, inner = 0, dtype
-    for part in field.split("."):
-        if inner.fields is None or part not in inner.fields:
-            raise KeyError(f"no field {field} in {dtype}")
-        inner, here = inner.fields[part][:2]
-        offset += here
-    if inner.itemsize != size:
-        raise TypeError(f"field {field} has {inner.itemsize} bytes, not {size}")
-    return offset

@@ -108,11 +108,6 @@ class Btf:
         """The .BTF section of an ELF file. Section offsets of variables are as clang left them (see object.py)."""
         return cls(elf_section(Path(path).read_bytes(), ".BTF", str(path)), Path(path).name)
 
-    @classmethod
-    def from_file(cls, path: str | Path) -> "Btf":
-        """A raw BTF file such as /sys/kernel/btf/vmlinux."""
-        return cls(Path(path).read_bytes(), Path(path).name)
-
     def _parse(self, data: bytes) -> None:
         if len(data) < 24:
             raise ValueError(f"{len(data)} bytes are too few")

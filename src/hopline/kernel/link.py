@@ -112,6 +112,22 @@ class XdpLink(Handle):
             check(result, f"detach {self.what}")
 
 
+def detach_pin(path: Path) -> None:
+    """Detach the link pinned at `path`, its interface there or gone, and remove the pin."""
+    with XdpLink.from_pin(path) as link:
+        link.detach()
+        link.unpin()
+
+
+def remove_pins(directory: Path) -> None:
+    """Remove an instance from the kernel: detach the links (pins named link_*), remove all pins and `directory`."""
+    for pin in list(directory.glob("link_*")):
+        detach_pin(pin)
+    for pin in list(directory.iterdir()):
+        pin.unlink()
+    directory.rmdir()
+
+
 def query(ifindex: int) -> Attached | None:
     """What is attached to an interface of the calling thread's namespace; None if nothing."""
     mode, native, generic, hardware = (ffi.new("uint32_t *") for _ in range(4))

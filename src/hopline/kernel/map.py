@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hopline.errors import KernelError
-from hopline.kernel import atomic, batch, codec
+from hopline.kernel import batch, codec
 from hopline.kernel._libbpf import ffi, lib
 from hopline.kernel.btf import Btf
 from hopline.kernel.codec import DType, Element, Shape, encode, encode_many, strided
@@ -177,7 +177,7 @@ class Map(Handle):
         """A writable view, shape (max_entries,), of an array map with BPF_F_MMAPABLE; changes reach programs at once.
 
         The view keeps the mapping alive, also after close(). For single 32- or 64-bit stores that programs must see
-        whole, use store64() and its like.
+        whole, use atomic_store64() and its like.
         """
         return self._mapped
 
@@ -192,50 +192,6 @@ class Map(Handle):
         except OSError as error:
             raise KernelError(f"map {self.what} into memory", error.errno or 0) from error
         return strided(memory, (self.max_entries,), self.value_dtype, (self._stride,))
-
-    @cached_property
-    def _address(self) -> int:
-        return int(self._mapped.__array_interface__["data"][0])
-
-    def _at(self, index: int, field: str | int, size: int) -> int:
-        """Address of `field` (a name, or an offset in bytes) of element `index` of a mapped array."""
-        base = self._address
-        offset = field if isinstance(field, int) else atomic.offset_of(self.value_dtype, field, size)
-        if not 0 <= index < self.max_entries or not 0 <= offset <= self.value_size - size or offset % size:
-            raise IndexError(f"{self.what}: element {index}, byte {offset}: outside or not aligned")
-        return base + index * self._stride + offset
-
-    def store32(self, index: int, field: str | int, value: int) -> None:
-        """One aligned 4-byte store (release) into a mapped array."""
-        lib.hl_store32(ffi.cast("void *", self._at(index, field, 4)), value)
-
-    def store64(self, index: int, field: str | int, value: int) -> None:
-        """One aligned 8-byte store (release) into a mapped array."""
-        lib.hl_store64(ffi.cast("void *", self._at(index, field, 8)), value)
-
-    def load32(self, index: int, field: str | int) -> int:
-        """One aligned 4-byte load (acquire) from a mapped array."""
-        return int(lib.hl_load32(ffi.cast("void *", self._at(index, field, 4))))
-
-    def load64(self, index: int, field: str | int) -> int:
-        """One aligned 8-byte load (acquire) from a mapped array."""
-        return int(lib.hl_load64(ffi.cast("void *", self._at(index, field, 8))))
-
-    def add64(self, index: int, field: str | int, value: int) -> int:
-        """Atomic fetch-and-add on 8 bytes of a mapped array; the value before."""
-        return int(lib.hl_fetch_add64(ffi.cast("void *", self._at(index, field, 8)), value & (1 << 64) - 1))
-
-    def store64_batch(self, indices: Any, field: str | int, values: Any) -> None:
-        """store64 for n elements: indices and values of shape (n,); each element changes in one store."""
-        where = np.ascontiguousarray(indices, "u8")
-        what = np.ascontiguousarray(values, "u8")
-        if where.shape != what.shape:
-            raise codec.CodecError(f"{self.what}: {where.size} indices but {what.size} values: give as many")
-        if where.size:
-            self._at(int(where.max()), field, 8)
-            start = ffi.cast("char *", self._at(0, field, 8))
-            lists = (ffi.from_buffer("uint64_t[]", where), ffi.from_buffer("uint64_t[]", what))
-            lib.hl_store64_scatter(start, self._stride, *lists, where.size)
 
 
 def _add_up(totals: NDArray[Any], values: NDArray[Any], keys: NDArray[Any]) -> None:

@@ -21,10 +21,8 @@ struct btf *bpf_object__btf(const struct bpf_object *object);
 const void *btf__raw_data(const struct btf *btf, uint32_t *size);
 
 const char *bpf_program__name(const struct bpf_program *program);
-const char *bpf_program__section_name(const struct bpf_program *program);
 int bpf_program__fd(const struct bpf_program *program);
 int bpf_program__set_autoload(struct bpf_program *program, bool autoload);
-bool bpf_program__autoload(const struct bpf_program *program);
 int hl_program_set_frags(struct bpf_program *program, bool enabled);
 
 const char *bpf_map__name(const struct bpf_map *map);
@@ -85,7 +83,6 @@ int bpf_prog_get_fd_by_id(uint32_t id);
 int bpf_map_get_fd_by_id(uint32_t id);
 int bpf_btf_get_fd_by_id(uint32_t id);
 int bpf_link_get_fd_by_id(uint32_t id);
-int bpf_prog_get_next_id(uint32_t id, uint32_t *next);
 int bpf_link_get_next_id(uint32_t id, uint32_t *next);
 int libbpf_num_possible_cpus(void);
 int hl_probe_helper(int program_type, int helper);
@@ -129,7 +126,6 @@ void hl_store64(void *address, uint64_t value);
 uint32_t hl_load32(const void *address);
 uint64_t hl_load64(const void *address);
 uint64_t hl_fetch_add64(void *address, uint64_t value);
-void hl_store64_scatter(char *base, uint64_t stride, const uint64_t *indices, const uint64_t *values, uint64_t count);
 
 /* links */
 int hl_xdp_link_create(int program, int ifindex, uint32_t flags);

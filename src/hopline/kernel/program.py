@@ -144,13 +144,3 @@ class Program(Handle):
 def has_helper(program_type: int, helper: int) -> bool:
     """Whether this kernel lets programs of this type call that helper (numbers of include/uapi/linux/bpf.h)."""
     return bool(check(lib.hl_probe_helper(program_type, helper), f"probe helper {helper}") > 0)
-
-
-def next_program_id(after: int = 0) -> int | None:
-    """The lowest id of a loaded program above `after`, or None: for walking all programs."""
-    found = ffi.new("uint32_t *")
-    result = lib.bpf_prog_get_next_id(after, found)
-    if result == -2:  # ENOENT
-        return None
-    check(result, "list programs")
-    return int(found[0])

@@ -23,6 +23,7 @@ from hopline.store.change import Change, DeleteForward, DeleteInterface, PutForw
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x484F504C  # "HOPL", at offset 68 of the file (sqlite.org/fileformat.html)
 FILE = "hopline.db"
+FRESH = "fresh"  # beside a file made anew, until its owner has looked for what a lost one knew
 
 _SCHEMA = f"""
 CREATE TABLE interface (
@@ -65,10 +66,12 @@ class Store:
             path = directory / FILE
             recovered_from = None
             if not path.exists():
+                _mark(directory)
                 _create(path)
             try:
                 connection = _connected(path)
             except _Damaged:
+                _mark(directory)
                 recovered_from = _set_aside(path)
                 _create(path)
                 connection = _connected(path)
@@ -79,6 +82,16 @@ class Store:
             os.close(lock)
             raise
         return cls(path, connection, lock, recovered_from)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether this store was made anew and nobody has said since that it is all there is to know (`settle`)."""
+        return (self.path.parent / FRESH).exists()
+
+    def settle(self) -> None:
+        """The intent is what it should be: from now on an empty store means that nothing is wanted."""
+        (self.path.parent / FRESH).unlink(missing_ok=True)
+        _sync(self.path.parent)
 
     def intent(self) -> Intent:
         """Read everything; Refused if the file can no longer be read."""
@@ -158,9 +171,19 @@ def _locked(directory: Path) -> int:
         os.close(lock)
         todo = "stop that daemon, or use another --state"
         raise Refused(f"open store {directory}: in use by process {holder}: {todo}") from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+    except OSError as error:
+        os.close(lock)
+        raise Refused(f"open store {directory}: {_reason(error)}: put it right, or use another --state") from error
     return lock
+
+
+def _mark(directory: Path) -> None:
+    """Note, durably and before the file is made, that the store to come is new."""
+    os.close(os.open(directory / FRESH, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    _sync(directory)
 
 
 def _create(path: Path) -> None:

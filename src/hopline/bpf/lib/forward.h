@@ -126,8 +126,9 @@ static __always_inline enum verdict fib_verdict(long code)
 	}
 }
 
-/* The kernel's own answer for this packet on this interface. */
-static __always_inline enum verdict ask_fib(struct xdp_md *ctx, const struct packet *packet, struct next_hop *hop)
+/* The kernel's own answer for this packet, were it to go to `to`, on this interface. */
+static __always_inline enum verdict ask_fib(struct xdp_md *ctx, const struct packet *packet, const ip6_t *to,
+					    struct next_hop *hop)
 {
 	struct bpf_fib_lookup fib = { .ifindex = ctx->ingress_ifindex };
 
@@ -137,11 +138,11 @@ static __always_inline enum verdict ask_fib(struct xdp_md *ctx, const struct pac
 		fib.family = FAMILY_INET;
 		fib.tos = packet->tos;
 		fib.ipv4_src = packet->source.words[0];
-		fib.ipv4_dst = packet->destination.words[0];
+		fib.ipv4_dst = to->words[0];
 	} else {
 		fib.family = FAMILY_INET6;
 		__builtin_memcpy(fib.ipv6_src, &packet->source, sizeof(ip6_t));
-		__builtin_memcpy(fib.ipv6_dst, &packet->destination, sizeof(ip6_t));
+		__builtin_memcpy(fib.ipv6_dst, to, sizeof(ip6_t));
 	}
 	long code = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
 
@@ -264,7 +265,7 @@ static __always_inline enum verdict learn(struct xdp_md *ctx, const struct packe
 	hop->id = ADJACENCY_ID_NONE;
 	if (!leased)
 		return PASS_NO_LEASE;
-	verdict = ask_fib(ctx, packet, hop);
+	verdict = ask_fib(ctx, packet, &packet->destination, hop);
 	if (verdict == CONTINUE)
 		verdict = may_leave(hop, ingress, ctx->ingress_ifindex);
 	if (verdict == CONTINUE && !dry_run)
@@ -272,9 +273,21 @@ static __always_inline enum verdict learn(struct xdp_md *ctx, const struct packe
 	return verdict;
 }
 
+/*
+ * With no lease nobody follows the next hop's MAC, so ask the FIB for it. What it does not know stays as it was: what
+ * the operator entered is obeyed.
+ */
+static __always_inline void follow_next_hop(struct xdp_md *ctx, const struct packet *packet, struct next_hop *hop)
+{
+	struct next_hop now = {};
+
+	if (ask_fib(ctx, packet, &hop->address, &now) == CONTINUE && now.ifindex == hop->ifindex)
+		hop->destination = (hop->destination & ~MAC_WORD_MAC) | (now.destination & MAC_WORD_MAC);
+}
+
 /* An adjacency by id: the operator's or, out of the cache, a learned one. Its words are read once. */
 static __always_inline enum verdict recall(struct xdp_md *ctx, const struct packet *packet,
-					   const struct interface *ingress, struct next_hop *hop)
+					   const struct interface *ingress, bool leased, struct next_hop *hop)
 {
 	__u32 id = hop->id;
 	struct adjacency *known = bpf_map_lookup_elem(&adjacencies, &id);
@@ -284,12 +297,14 @@ static __always_inline enum verdict recall(struct xdp_md *ctx, const struct pack
 	hop->destination = *(volatile __u64 *)&known->destination;
 	hop->source = *(volatile __u64 *)&known->source;
 	hop->ifindex = known->ifindex;
-	if (trace) {
+	if (trace || !leased) {
 		hop->family = known->family;
 		hop->address = known->next_hop;
 	}
 	if (known->state != ADJACENCY_READY)
 		return known->state == ADJACENCY_UNRESOLVED ? PASS_NO_NEIGHBOUR : PASS_NO_EGRESS;
+	if (!leased && hop->family == packet->family)
+		follow_next_hop(ctx, packet, hop);
 	if (id < learned_base)
 		return CONTINUE;
 	enum verdict verdict = may_use_learned(packet, ingress);
@@ -317,7 +332,7 @@ static __always_inline enum verdict find_next_hop(struct xdp_md *ctx, const stru
 	if (hop->id == ADJACENCY_ID_ASK_FIB)
 		verdict = learn(ctx, packet, ingress, generation, leased, hop);
 	else if (hop->id != ADJACENCY_ID_LOCAL)
-		verdict = recall(ctx, packet, ingress, hop);
+		verdict = recall(ctx, packet, ingress, leased, hop);
 	if (leased && hop->id != cached && hop->id != ADJACENCY_ID_NONE)
 		cache_store(&key, packet, hop->id);
 	return verdict;

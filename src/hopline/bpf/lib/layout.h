@@ -80,15 +80,13 @@ enum adjacency_state {
 	ADJACENCY_READY = 2,
 	ADJACENCY_UNRESOLVED = 3, /* the next hop has no MAC yet */
 	ADJACENCY_NO_DEVICE = 4,
-	ADJACENCY_LOCAL = 5, /* reserved id: the destination is this host */
-	ADJACENCY_ASK_FIB = 6, /* reserved id: no operator entry covers the destination */
-	ADJACENCY_RETIRING = 7, /* free after a generation bump and a grace period */
+	ADJACENCY_RETIRING = 5, /* free after a generation bump and a grace period */
 };
 
 enum adjacency_id {
 	ADJACENCY_ID_NONE = 0,
-	ADJACENCY_ID_LOCAL = 1,
-	ADJACENCY_ID_ASK_FIB = 2,
+	ADJACENCY_ID_LOCAL = 1, /* the destination is this host */
+	ADJACENCY_ID_ASK_FIB = 2, /* no operator entry covers the destination */
 	ADJACENCY_ID_FIRST = 16, /* the operator's, up to learned_base */
 };
 

@@ -1,4 +1,4 @@
-"""Setting links, addresses, routes, neighbours and namespaces, for labs and tests: pyroute2 with errors of one line."""
+"""Setting links, addresses, routes and neighbours, for labs and tests: pyroute2 with errors of one line."""
 
 import asyncio
 import threading
@@ -14,17 +14,6 @@ from hopline.kernel.netlink import query
 
 MAIN_TABLE = 254
 _NO_SUCH = {3, 19}  # ESRCH, ENODEV
-
-
-def create_namespace(name: str) -> None:
-    """A named namespace with its loopback up; KernelError when there is one already."""
-    netns.create(name)
-    netns.run_in(name, set_link, "lo", up=True)
-
-
-def delete_namespace(name: str) -> None:
-    """NotFound when there is none. Its virtual devices go with it, once no process is in it."""
-    netns.delete(name)
 
 
 def create_veth(
@@ -80,12 +69,6 @@ def set_link(
     if new_name is not None:
         fields["ifname"] = new_name
     _ask(f"set {name}", lambda route: route.link("set", **fields))
-
-
-def move_link(name: str, namespace: str) -> None:
-    """Moves a device to a named namespace; it loses its addresses and comes up down."""
-    index, path = query.link(name).index, str(netns.path_of(namespace))
-    _ask(f"move {name} to {namespace}", lambda route: route.link("set", index=index, net_ns_fd=path))
 
 
 def add_address(name: str, cidr: str) -> None:

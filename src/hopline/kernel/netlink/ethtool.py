@@ -14,11 +14,11 @@ from hopline.kernel.netlink.wire import (
     text,
 )
 
-_FEATURES_GET, _FEATURES_SET, _RINGS_GET = 11, 12, 15
+_FEATURES_GET, _RINGS_GET = 11, 15
 _RINGS_TCP_DATA_SPLIT, _SPLIT_DISABLED = 11, 1
-_HEADER, _HARDWARE, _WANTED, _ACTIVE = 1, 2, 3, 4
+_HEADER, _ACTIVE = 1, 4
 _NESTED = 0x8000
-_EOPNOTSUPP, _ENODEV = 95, 19
+_ENODEV = 19
 
 # the words of `ethtool -K` and the kernel's feature names they stand for (net/ethtool/common.c); a dash ends a prefix
 _WORDS = {
@@ -35,9 +35,8 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Offloads:
-    """Feature names of a device: those it could switch, and those that are on."""
+    """Feature names of a device that are on."""
 
-    changeable: frozenset[str]
     active: frozenset[str]
 
     def on(self, word: str) -> bool:
@@ -49,27 +48,7 @@ def offloads(name: str) -> Offloads:
     """NotFound when there is no such device here; KernelError on a kernel before 5.6."""
     answer = _ask(_FEATURES_GET, _device(name), f"read the offloads of {name}")[0]
     found = attributes(answer, 4)
-    return Offloads(_bits(found.get(_HARDWARE, b"")), _bits(found.get(_ACTIVE, b"")))
-
-
-def get_offload(name: str, feature: str) -> bool:
-    """Whether an offload is on; `feature` is a word of `ethtool -K`: tx, rx, gro, gso, tso, lro, rx-gro-hw, rxvlan."""
-    return offloads(name).on(feature)
-
-
-def set_offload(name: str, feature: str, on: bool) -> None:
-    """Switches an offload; KernelError when the device cannot, or keeps it as it was."""
-    asked = f"set {feature} {'on' if on else 'off'} on {name}"
-    names = _names(feature, offloads(name).changeable)
-    if not names:
-        raise KernelError(asked, _EOPNOTSUPP, "the device has no such offload")
-    bits = b""
-    for bit in sorted(names):
-        value = attribute(2, bit.encode() + b"\0") + (attribute(3, b"") if on else b"")
-        bits += attribute(1 | _NESTED, value)
-    _ask(_FEATURES_SET, _device(name) + attribute(_WANTED | _NESTED, attribute(3 | _NESTED, bits)), asked)
-    if bool(_names(feature, offloads(name).active)) != on:
-        raise KernelError(asked, _EOPNOTSUPP, "the device keeps it as it was")
+    return Offloads(_bits(found.get(_ACTIVE, b"")))
 
 
 def header_split(name: str) -> bool:

@@ -26,16 +26,19 @@ def keep_alive(entries: Iterable[tuple[int, str]]) -> int:
 
     As `ip neighbour … use`: neigh_event_send() of net/core/neighbour.c, as for a packet the kernel sends. Call it
     every few seconds: a neighbour that does not answer at its old MAC fails first, and the next call has it asked for
-    anew. An entry of a device that is gone or down is left out, and so are those the kernel is sure of.
+    anew. An entry of a device that is gone or down is left out, and so are those the kernel is sure of. One that fails
+    does not keep the others from being asked for: the first failure is raised at the end.
     """
-    asked = 0
+    asked, failure = 0, None
     with Socket(NETLINK_ROUTE) as netlink:
         for index, address in entries:
             try:
                 asked += _use(netlink, index, address)
             except KernelError as error:
                 if error.errno not in _GONE:
-                    raise
+                    failure = failure or error
+    if failure is not None:
+        raise failure
     return asked
 
 

@@ -14,7 +14,7 @@ from hopline.kernel.netlink.wire import NETLINK_ROUTE, Socket, attribute_list, a
 _RTM_GETRULE, _RTM_GETNETCONF = 34, 82
 _STRICT = 1  # of rp_filter; 2 is loose
 _ALL = -1  # NETCONFA_IFINDEX_ALL
-_FORWARDING, _RP_FILTER = 2, 3  # NETCONFA_
+_FORWARDING, _RP_FILTER, _PROXY_NEIGH = 2, 3, 5  # NETCONFA_
 _RULE = struct.Struct("=BBBBBBBBI")  # fib_rule_hdr: family, dst_len, src_len, tos, table, -, -, action, flags
 _FRA_PRIORITY, _FRA_SUPPRESS_IFGROUP, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE = 6, 13, 14, 15
 _FRA_PAD, _FRA_PROTOCOL = 18, 21
@@ -62,11 +62,12 @@ class Policy:
             if example:
                 reasons.add(example, (family,))
         names = {link.index: link.name for link in links}
-        defaults = _has_default_route()
+        dead_end = routes.dead_end()
+        loose = (f"with {dead_end}" if dead_end else "") if _has_default_route() else "without a default route"
         summary: dict[tuple[int, int], tuple[str, ...]] = {}
         for link in links:
             for family in (4, 6):
-                own = _of_interface(link, family, settings, names, defaults)
+                own = _of_interface(link, family, settings, names, loose)
                 summary[(link.index, family)] = (*own, *reasons.ingress[(link.index, family)], *reasons.all[family])
         return PolicySnapshot(summary)
 
@@ -76,10 +77,11 @@ def forbids(index: int, family: int) -> list[str]:
     return Policy().snapshot().forbids(index, family)
 
 
-def _of_interface(link: Link, family: int, settings: Netconf, names: dict[int, str], default_route: bool) -> list[str]:
+def _of_interface(link: Link, family: int, settings: Netconf, names: dict[int, str], loose: str) -> list[str]:
     """Forwarding, rp_filter and masters: what depends on the interface that receives.
 
-    Loose rp_filter drops only what no route at all leads back to, so nothing where there is a default route.
+    Loose rp_filter drops only what no unicast route leads back to, so nothing where there is a default route and no
+    route that is a dead end.
     """
     reasons = []
     if link.master:
@@ -89,23 +91,28 @@ def _of_interface(link: Link, family: int, settings: Netconf, names: dict[int, s
         if not own.get(_FORWARDING):
             reasons.append(f"forwarding is off: sysctl -w net.ipv4.conf.{link.name}.forwarding=1")
         filtering = max(own.get(_RP_FILTER, 0), every.get(_RP_FILTER, 0))
-        if filtering == _STRICT or (filtering and not default_route):
-            reasons.append(f"{'strict' if filtering == 1 else 'loose'} rp_filter on {link.name}")
-    elif _ipv6_disabled(link.name):
+        if filtering == _STRICT or (filtering and loose):
+            how = f"strict rp_filter on {link.name}" if filtering == _STRICT else f"loose rp_filter on {link.name} {loose}"
+            reasons.append(how)
+    elif _setting(f"ipv6/conf/{link.name}/disable_ipv6"):
         reasons.append(f"ipv6 is disabled on {link.name}")
     elif not every.get(_FORWARDING):
         reasons.append("forwarding is off: sysctl -w net.ipv6.conf.all.forwarding=1")
     elif not own.get(_FORWARDING):
         reasons.append(f"forwarding is off: sysctl -w net.ipv6.conf.{link.name}.forwarding=1")
+    if family == 6 and every.get(_PROXY_NEIGH):
+        reasons.append("net.ipv6.conf.all.proxy_ndp is on")  # ip6_forward answers for others (net/ipv6/ip6_output.c)
+    if family == 4 and _setting("ipv4/ip_forward_use_pmtu"):
+        reasons.append("net.ipv4.ip_forward_use_pmtu is on")  # a path's MTU, learned later, is told to nobody
     return reasons
 
 
-def _ipv6_disabled(name: str) -> bool:
-    """Whether the kernel drops what comes in there; it tells this by no netlink message."""
+def _setting(name: str) -> bool:
+    """Whether a sysctl that no netlink message tells is on; off where the kernel has no such thing."""
     try:
-        return Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").read_text().strip() != "0"
+        return Path("/proc/sys/net", name).read_text().strip() != "0"
     except OSError:
-        return False  # no IPv6 at all: forwarding is off, which is said below
+        return False
 
 
 def _has_default_route() -> bool:
@@ -127,7 +134,8 @@ def _netconf(netlink: Socket) -> Netconf:
         for _, body in answers:
             if body[0] == number_of:
                 values = attributes(body, 4)
-                entry = {kind: signed(values[kind]) for kind in (_FORWARDING, _RP_FILTER) if kind in values}
+                wanted = (_FORWARDING, _RP_FILTER, _PROXY_NEIGH)
+                entry = {kind: signed(values[kind]) for kind in wanted if kind in values}
                 found[(family, signed(values.get(1)))] = entry
     return found
 

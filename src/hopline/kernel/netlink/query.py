@@ -10,7 +10,7 @@ from hopline.kernel.netlink import parse
 from hopline.kernel.netlink.types import Address, Link, LocalAddresses, Neighbour, RouteAnswer
 from hopline.kernel.netlink.wire import NETLINK_ROUTE, Socket, address_bytes, attribute, attributes, number
 
-RTM_NEWLINK, RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE, RTM_GETNEIGH = 16, 18, 22, 26, 30
+RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE, RTM_GETNEIGH = 18, 22, 26, 30
 TABLE_LOCAL = 255
 
 _LOCAL_TYPES = {2, 3, 4}  # RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST

@@ -21,6 +21,8 @@ _TABLES = (254, 253, TABLE_LOCAL)  # main, default, local; any other is led to b
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_METRICS, _RTA_MULTIPATH, _RTA_NH_ID = 1, 4, 6, 8, 9, 30
 _RTAX_LOCK, _RTAX_MTU = 1, 2
 _RTM_F_CLONED = 0x200
+# rtm_type of routes that lead nowhere: nothing to flatten, but loose rp_filter drops what comes from there
+_DEAD_ENDS = {6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
 
 Key = tuple[int, int, bytes, int, int, int, int]
 
@@ -40,7 +42,12 @@ class FlatteningRoutes:
         """One of them as text, such as `multipath route 10.0.0.0/8`; None when there is none."""
         wanted = socket.AF_INET6 if family == 6 else socket.AF_INET
         with self._lock:
-            return min((text for key, text in self._found.items() if key[0] == wanted), default=None)
+            return min((t for k, t in self._found.items() if k[0] == wanted and not _is_dead_end(t)), default=None)
+
+    def dead_end(self) -> str | None:
+        """An IPv4 route that leads nowhere, such as `blackhole route 10.0.0.0/8`; None when there is none."""
+        with self._lock:
+            return min((text for text in self._found.values() if _is_dead_end(text)), default=None)
 
     def scan(self) -> None:
         """Reads all; blocks for about 2 µs a route. Stale again at once when something changed meanwhile."""
@@ -90,8 +97,8 @@ class FlatteningRoutes:
 
 def _plain(body: Bytes, start: int, end: int) -> bool:
     """Whether a route has nothing that flattens; the way of nearly every route, so it looks at headers only."""
-    _family, _dst, source_length, tos, _table, _protocol, _scope, _type, _flags = ROUTE.unpack_from(body, start)
-    if tos or source_length:
+    family, _dst, source_length, tos, _table, _protocol, _scope, kind, _flags = ROUTE.unpack_from(body, start)
+    if tos or source_length or (kind in _DEAD_ENDS and family == socket.AF_INET):
         return False
     offset = start + 12
     unpack = ATTRIBUTE.unpack_from
@@ -116,12 +123,14 @@ def _note_if_flattening(
 ) -> None:
     if _plain(body, start, end):
         return
-    family, length, source_length, tos, table, _protocol, _scope, _type, flags = ROUTE.unpack_from(body, start)
+    family, length, source_length, tos, table, _protocol, _scope, kind, flags = ROUTE.unpack_from(body, start)
     if table not in _TABLES or flags & _RTM_F_CLONED:
         return
     found = attributes(body, start + 12, end)
     if source_length and family == socket.AF_INET6:
         what = "source-specific route"
+    elif kind in _DEAD_ENDS and family == socket.AF_INET:
+        what = f"{_DEAD_ENDS[kind]} route"
     elif tos and family == socket.AF_INET:
         what = f"route with tos {tos:#04x}"
     elif _next_hops(found.get(_RTA_MULTIPATH, b"")) > 1 or number(found.get(_RTA_NH_ID)) in groups:
@@ -132,6 +141,10 @@ def _note_if_flattening(
         return
     packed = found.get(_RTA_DST, bytes(16 if family == socket.AF_INET6 else 4))
     into[_key(body, start, end)] = f"{what} {socket.inet_ntop(family, packed)}/{length}"
+
+
+def _is_dead_end(text: str) -> bool:
+    return text.split(" ", 1)[0] in _DEAD_ENDS.values()
 
 
 def _own_mtu(found: dict[int, bytes], mtus: dict[int, int]) -> int:

@@ -138,7 +138,10 @@ class Socket:
     def _send(self, kind: int, body: bytes, flags: int) -> None:
         self._sequence += 1
         self.interrupted = False
-        self._socket.send(HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | flags, self._sequence, 0) + body)
+        try:
+            self._socket.send(HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | flags, self._sequence, 0) + body)
+        except OSError as error:
+            raise KernelError("ask the kernel by netlink", error.errno or errno.EIO) from None
 
     def _answers(self, asked: str) -> Iterator[tuple[int, bytes]]:
         while True:
