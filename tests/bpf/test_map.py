@@ -211,7 +211,7 @@ def test_atomic_stores_reach_one_field(maps):
     assert atomic_load64(element) == 8
     atomic_store32(view["low"][5:6], 3)
     assert atomic_load32(view["low"][5:6]) == 3
-    assert cells.get(5).[["word", "low", "high"]].tolist() == (8, 3, 0)
+    assert cells.get(5)[["word", "low", "high"]].tolist() == (8, 3, 0)
     assert not view["word"][[4, 6]].any()
 
 

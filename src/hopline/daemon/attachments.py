@@ -12,6 +12,7 @@ from hopline.daemon.datapath import PIPELINE, Datapath
 from hopline.errors import KernelError, Refused
 from hopline.features.forward import mac_word
 from hopline.kernel import BpfObject, Map, Program, XdpLink, atomic_store32, atomic_store64, query, replace_foreign
+from hopline.kernel.link import detach_pin
 from hopline.kernel.netlink.ethtool import header_split
 from hopline.kernel.netlink.features import DeviceFeatures
 from hopline.kernel.netlink.types import Link
@@ -239,9 +240,8 @@ class Attachments:
             return None
         xdp = XdpLink.from_pin(path)
         if xdp.ifindex != link.index or interface.mode not in ("auto", xdp.mode):
-            xdp.detach()
-            xdp.unpin()
             xdp.close()
+            detach_pin(path)
             return None
         slot = self.slots[link.index]
         loaded = self.datapath.load_pipeline(slot, generic=xdp.mode == "generic", trace=self.trace)
@@ -296,14 +296,9 @@ class Attachments:
 
     def detach_unwanted(self, wanted: set[int]) -> None:
         """Detach what is pinned for devices that the intent does not name, and forget links whose device is gone."""
-        for path in self.datapath.directory.glob("link_*"):
-            if int(path.name.removeprefix("link_")) in wanted:
-                continue
-            xdp = XdpLink.from_pin(path)
-            if xdp.ifindex:
-                xdp.detach()
-            xdp.unpin()
-            xdp.close()
+        for path in list(self.datapath.directory.glob("link_*")):
+            if int(path.name.removeprefix("link_")) not in wanted:
+                detach_pin(path)
 
     def explainer(self, attachment: Attachment) -> BpfObject:
         """Return a second load of the pipeline that records its decisions and writes nothing."""

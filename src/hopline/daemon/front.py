@@ -92,7 +92,7 @@ class Front:
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="error",
+            log_level="critical",  # a client that breaks off is no news; what fails in a request is logged there
             access_log=False,
             proxy_headers=False,
             server_header=False,

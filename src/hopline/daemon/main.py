@@ -67,8 +67,6 @@ async def serve(options: ServeOptions) -> None:
 
 def run(options: ServeOptions) -> int:
     """Serve; return the exit code of the command."""
-    # a client that breaks off is no news; what fails in a request is logged where it fails
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     # the umask of whoever starts it must not open the store or the sockets
     os.umask(0o077)

@@ -32,6 +32,7 @@ from hopline.daemon.surroundings import Surroundings
 from hopline.errors import HoplineError, InvalidInput, Refused
 from hopline.features.forward import Facts, next_hop_of
 from hopline.kernel import netns
+from hopline.kernel.link import remove_pins
 from hopline.kernel.netlink.types import Link
 from hopline.store.change import Change, DeleteForward, PutForward, PutInterface
 from hopline.store.embedded import Store
@@ -311,10 +312,7 @@ class Service:
         async with self._changes:
             for index in list(self.attachments.by_index):
                 self.attachments.detach(index)
-            self.attachments.detach_unwanted(set())
-            for pin in self.datapath.directory.iterdir():
-                pin.unlink()
-            self.datapath.directory.rmdir()
+            remove_pins(self.datapath.directory)
             self.detached.set()
 
     def interface_index(self, name: str) -> int | None:

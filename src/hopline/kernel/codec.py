@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from hopline.errors import HoplineError
 
 # enum bpf_map_type of include/uapi/linux/bpf.h
-HASH = 1
 ARRAY = 2
 PROG_ARRAY = 3
 PERCPU_HASH = 5

@@ -92,8 +92,8 @@ def _of_interface(link: Link, family: int, settings: Netconf, names: dict[int, s
             reasons.append(f"forwarding is off: sysctl -w net.ipv4.conf.{link.name}.forwarding=1")
         filtering = max(own.get(_RP_FILTER, 0), every.get(_RP_FILTER, 0))
         if filtering == _STRICT or (filtering and loose):
-            how = f"strict rp_filter on {link.name}" if filtering == _STRICT else f"loose rp_filter on {link.name} {loose}"
-            reasons.append(how)
+            how = "strict" if filtering == _STRICT else "loose"
+            reasons.append(f"{how} rp_filter on {link.name} {loose if how == 'loose' else ''}".strip())
     elif _setting(f"ipv6/conf/{link.name}/disable_ipv6"):
         reasons.append(f"ipv6 is disabled on {link.name}")
     elif not every.get(_FORWARDING):

@@ -6,7 +6,6 @@ Addresses are text in the form of inet_ntop, MAC addresses six bytes, a family i
 from dataclasses import dataclass, field, fields
 
 ETHERNET = 1  # ARPHRD_ETHER
-LOOPBACK = 772  # ARPHRD_LOOPBACK
 
 _STATES = {
     0x00: "none",
