@@ -127,11 +127,9 @@ class Attachments:
             counters.set(row, np.zeros(counters.ncpu, counters.value_dtype))
 
     def _set_egress(self, name: str, slot: int, index: int) -> None:
-        table: Map = self.datapath.maps[name]
-        # the kernel empties a slot by itself when its device leaves, so what was written last says nothing
-        held = table.get(slot)
-        if (0 if held is None else int(held)) == index:
+        if self._egress(name, slot) == index:
             return
+        table: Map = self.datapath.maps[name]
         try:
             if index:
                 table.set(slot, index)
@@ -139,6 +137,17 @@ class Attachments:
                 table.delete(slot)
         except KernelError as error:
             log.info("%s: %s", name, error)  # the device went away in this moment
+
+    def _egress(self, name: str, slot: int) -> int:
+        # the kernel empties a slot by itself when its device leaves, so what was written last says nothing
+        held = self.datapath.maps[name].get(slot)
+        return 0 if held is None else int(held)
+
+    def takes_redirects(self, index: int) -> bool:
+        """Return whether a redirect to the device arrives, in every mode that an interface runs in."""
+        slot = self.slots.get(index)
+        modes = {attachment.mode for attachment in self.by_index.values()} or {"native"}
+        return slot is not None and all(self._egress(f"egress_{mode}", slot) == index for mode in modes)
 
     # flags
 

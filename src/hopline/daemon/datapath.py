@@ -217,6 +217,10 @@ class Datapath:
         x = x * 0x7FEB352D & 0xFFFFFFFF
         return x ^ x >> 15
 
+    def local_bit(self, packed: bytes) -> int:
+        """Return an IPv4 address's bit in local_bloom (local_bit in bpf/lib/cache.h)."""
+        return (int.from_bytes(packed, "little") * int(self._state["mix_multiply"][0]) & 0xFFFFFFFF) >> 23
+
     def unmix4(self, mixed: np.ndarray) -> np.ndarray:
         """Return the IPv4 addresses, as little-endian u32 of their octets, whose hashes these are; inverts mix4."""
         x = mixed.astype(np.uint32)
@@ -346,8 +350,8 @@ class Datapath:
         words = self._state["local_bloom"][0]
         bloom = [0] * len(words)
         for key in keys:
-            mixed = self.mix4(key[4:])
-            bloom[(mixed >> 6) % len(words)] |= 1 << (mixed & 63)
+            bit = self.local_bit(key[4:])
+            bloom[bit // 64] |= 1 << bit % 64
         for i, word in enumerate(bloom):
             atomic_store64(words[i : i + 1], word)
 

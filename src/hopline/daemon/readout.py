@@ -81,11 +81,18 @@ class Readout:
 
     def operator_rows(self) -> Iterator[ForwardRow]:
         """Yield the operator's entries."""
+        takes: dict[int, bool] = {}
         for to, hop, adjacency in self.tables.snapshot():
-            yield self.operator_row(to, hop, adjacency)
+            index = adjacency.ifindex
+            if index not in takes:
+                takes[index] = self.attachments.takes_redirects(index)
+            yield self._operator_row(to, hop, adjacency, takes[index])
 
     def operator_row(self, to: str, hop: NextHop, adjacency: Adjacency) -> ForwardRow:
         """Return one operator entry; the addresses are those in use."""
+        return self._operator_row(to, hop, adjacency, self.attachments.takes_redirects(adjacency.ifindex))
+
+    def _operator_row(self, to: str, hop: NextHop, adjacency: Adjacency, takes_redirects: bool) -> ForwardRow:
         ready = adjacency.state == "READY"
         return ForwardRow(
             to=to,
@@ -94,7 +101,7 @@ class Readout:
             dst_mac=word_mac(adjacency.destination) if ready else hop.dst_mac,
             origin="operator",
             via=hop.via,
-            fresh=freshness(hop, adjacency),
+            fresh=freshness(hop, adjacency, takes_redirects),
         )
 
     def learned_rows(self) -> Iterator[ForwardRow]:

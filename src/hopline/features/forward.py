@@ -111,8 +111,10 @@ def resolve(hop: NextHop, facts: Facts) -> Adjacency:
     return Adjacency("READY", destination, source, device.index, family, next_hop)
 
 
-def freshness(hop: NextHop, adjacency: Adjacency) -> str:
+def freshness(hop: NextHop, adjacency: Adjacency, takes_redirects: bool) -> str:
     """Return the FRESH column of an operator entry: followed or fixed, or what is missing."""
+    if adjacency.state == "READY" and not takes_redirects:
+        return "no redirect"
     if adjacency.state == "READY":
         return "followed" if hop.via else "always"
     return {"UNRESOLVED": "no neighbour", "NO_DEVICE": "no device"}[adjacency.state]

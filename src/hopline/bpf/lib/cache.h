@@ -29,6 +29,12 @@ static __always_inline __u32 mix4(const struct state *s, ip4_t address)
 	return x;
 }
 
+/* An address's bit in local_bloom: the top nine bits of a keyed multiplication. */
+static __always_inline __u32 local_bit(const struct state *s, ip4_t address)
+{
+	return (__u32)(address * s->mix_multiply) >> 23;
+}
+
 static __always_inline __u32 mix6(const struct state *s, const ip6_t *address)
 {
 	__u64 key = (__u64)s->mix_add << 32 | s->mix_multiply;

@@ -35,10 +35,9 @@ static __always_inline enum verdict judge_ipv4(const struct state *s, const stru
 
 	/* the kernel drops a packet that came in with one of its own addresses as its source */
 	struct prefix4 sender = { .length = 32, .address = packet->source.words[0] };
-	__u32 mixed = mix4(s, sender.address);
-	__u32 word = (mixed >> 6) % LOCAL_BLOOM_WORDS;
+	__u32 bit = local_bit(s, sender.address);
 
-	if (s->local_bloom[word] >> (mixed & 63) & 1 && bpf_map_lookup_elem(&local4, &sender))
+	if (s->local_bloom[bit / 64] >> (bit % 64) & 1 && bpf_map_lookup_elem(&local4, &sender))
 		return PASS_MARTIAN;
 	if (packet->flags & PACKET_OPTIONS)
 		return PASS_OPTIONS;
