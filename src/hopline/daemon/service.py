@@ -143,7 +143,8 @@ class Service:
         # in the event loop on purpose: a loop that hangs follows no events, and must not vouch either
         last = time.monotonic()
         while True:
-            self.datapath.extend_lease()
+            if self.surroundings.following:
+                self.datapath.extend_lease()
             now = time.monotonic()
             if now - last > LEASE_S:
                 log.warning("busy for %.1f s: the lease ran out and what was learned went to the kernel", now - last)

@@ -36,7 +36,7 @@ from hopline.kernel.netlink.watch import Watch
 log = logging.getLogger("hopline")
 
 POLICY_EVERY_S = 5.0
-POLICY_RETRY_S = 1.0
+RETRY_S = 1.0
 FORWARDING_OFF = "forwarding is off"  # the one reason that bypass_policy does not override: the FIB would refuse too
 
 
@@ -52,6 +52,7 @@ class Surroundings:
         self.policy: Policy | None = None
         self.snapshot: PolicySnapshot | None = None
         self.wanted: dict[str, Interface] = {}
+        self.following = True  # events are turned into datapath changes as they come
         self.preferred: set[str] = set()  # devices that the intent names: the first to get a slot
         self.link_returned: Callable[[Link], Awaitable[None]] | None = None
         self._policy_wanted = asyncio.Event()
@@ -136,10 +137,23 @@ class Surroundings:
                 self.apply(batch)
             except HoplineError as error:
                 log.warning("follow kernel events: %s: reading everything anew", error)
-                self.watch.resync()
-                self.resynchronise()
+                await self._read_all_anew()
             if batch.stale:
                 self.datapath.bump_generation()  # what was learned while the tables changed
+
+    async def _read_all_anew(self) -> None:
+        """Read until it works; nobody vouches for what was learned meanwhile."""
+        self.following = False
+        self.datapath.drop_lease()
+        while not self.following:
+            await asyncio.sleep(RETRY_S)
+            try:
+                self.watch.resync()
+                self.resynchronise()
+                self.tables.refresh()
+                self.following = True
+            except HoplineError as error:
+                log.warning("read the host anew: %s", error)
 
     def apply(self, batch: Batch) -> None:
         """Turn one batch of events into datapath changes."""
@@ -228,7 +242,7 @@ class Surroundings:
                 log.warning("read policy: %s: nothing is learned until it can be read", error)
                 self.snapshot = None
                 self.apply_policy()
-                await asyncio.sleep(POLICY_RETRY_S)
+                await asyncio.sleep(RETRY_S)
                 self._policy_wanted.set()
 
     async def read_policy(self) -> None:

@@ -6,6 +6,7 @@ storm of them overflows that one and costs a bump and a scan, not the tables of 
 
 import asyncio
 import errno
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
@@ -27,10 +28,13 @@ from hopline.kernel.netlink.types import (
     key_of,
 )
 
+log = logging.getLogger("hopline")
+
 # RTNLGRP_ of include/uapi/linux/rtnetlink.h: link, neigh, tc, addresses, rules, netconf, nexthop
 _GROUPS = (1, 3, 4, 5, 9, 8, 19, 24, 25, 32)
 _ROUTE_GROUPS = (7, 11)
 _BUFFER = 32 << 20
+_RETRIES, _RETRY_SECONDS = 20, 0.5
 _BURST = 2000  # datagrams read before the event loop has its turn again
 
 
@@ -52,6 +56,7 @@ class Watch:
         self._pending: dict[tuple[object, ...], Event] = {}
         self._ready = asyncio.Event()
         self._failure: KernelError | None = None
+        self._retries = 0
         self._subscriptions: list[wire.Subscription] = []
         self._netlink: wire.Socket | None = None
 
@@ -149,13 +154,34 @@ class Watch:
                     self._overflowed(source)
                 if self.local_dirty:
                     self._read_local()
-            except KernelError as error:
-                self._failure = error
-                asyncio.get_running_loop().remove_reader(subscription.fileno())
+            except Exception as error:
+                self._mistrust(source, error)
             if self._pending or self._failure:
                 self._ready.set()
 
         return read
+
+    def _mistrust(self, source: str, error: Exception) -> None:
+        """Something of `source` could not be read, so anything may have changed: say so, and read all anew soon."""
+        log.warning("netlink events of %s: %s: reading everything anew", source, error)
+        self._retries += 1
+        if self._retries > _RETRIES:
+            self._failure = error if isinstance(error, KernelError) else KernelError(f"watch {source}", errno.EIO)
+        else:
+            self.add(Overflow(source, policy=True))
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._again, source)
+
+    def _again(self, source: str) -> None:
+        if self._netlink is None:
+            return  # closed meanwhile
+        try:
+            self.resync()
+        except KernelError as error:
+            self._mistrust(source, error)
+        else:
+            self._retries = 0
+            self.add(Overflow(source, policy=True))
+        self._ready.set()
 
     def _overflowed(self, source: str) -> None:
         if source == "routes":
