@@ -39,7 +39,7 @@ class Verb:
         return [*(f"src/hopline/{path}" for path in package), *tests, f"docs/features/{stem}.md"]
 
 
-VERBS = (Verb("forward", tests=("bpf",)),)
+VERBS = (Verb("forward"),)
 
 # imports of these, and of what is in them, are kernel/'s alone
 KERNEL_ONLY = {"cffi", "pyroute2", "ctypes", "_cffi_backend"}
@@ -73,6 +73,7 @@ WITHOUT_COUNTERPART = {
     "tests/cli/test_cli.py": "the command line as a whole, before a daemon's double",
     "tests/lab/test_bad_input.py": "what a whole node says to input that cannot be right",
     "tests/lab/test_cli_real.py": "the command line as a whole, before a real daemon",
+    "tests/lab/test_devices.py": "what becomes of packets when devices come, go and come back, and are too many",
     "tests/lab/test_docs.py": "README.md and docs/, run",
     "tests/lab/test_freshness.py": "a promise of docs/packet.md: how soon a stale answer goes",
     "tests/lab/test_garbage.py": "what a whole node makes of input that nobody meant",

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from lab.net import Daemon, Router, missing_tools, remove_leftovers
+from lab.traffic import WideRouter
 
 TOOLS = ("ip", "nsenter", "ethtool", "ping", "tcpdump", "curl", "timeout")
 
@@ -42,6 +43,13 @@ def _no_leftovers():
 def router():
     """A fresh client -- router -- server network."""
     with Router() as net:
+        yield net
+
+
+@pytest.fixture
+def wide():
+    """The same with a second next hop behind the router, and neighbours that are known for good."""
+    with WideRouter() as net:
         yield net
 
 

@@ -21,7 +21,6 @@ from lab.traffic import (
     Flow,
     Prepared,
     Traffic,
-    WideRouter,
     assert_right_at_the_end,
     attach,
     forwarded,
@@ -41,12 +40,6 @@ BEFORE_S, AFTER_S = 0.25, 0.35
 NEW_MAC = "02:00:00:00:0e:0e"
 
 pytestmark = pytest.mark.skipif(bool(missing_tools("nft")), reason="needs nft")
-
-
-@pytest.fixture
-def wide():
-    with WideRouter() as net:
-        yield net
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """keep_alive makes the kernel probe what XDP uses, and changes nothing it must not."""
 
+import errno
 import time
 
 import pytest
 
 from hopline.errors import KernelError
 from hopline.kernel import netns
-from hopline.kernel.netlink import query
+from hopline.kernel.netlink import neighbour, query
 from hopline.kernel.netlink.neighbour import keep_alive, resolve
 from hopline.kernel.netlink.types import Neighbour
 from lab.netlink_room import needs_root, room, shell
@@ -109,3 +110,24 @@ def test_entries_of_gone_or_dead_devices_are_left_out(pair):
     assert netns.run_in(near, keep_alive, [(4711, "10.0.0.2"), (index, "10.0.0.2")]) == 1
     with pytest.raises(KernelError, match="on interface 4711"):
         netns.run_in(near, resolve, 4711, "10.0.0.2")
+
+
+def test_one_that_fails_keeps_no_other_from_being_asked_for(pair, monkeypatch):
+    near, _ = pair
+    index, use = index_of(near), neighbour._use
+    beyond = ["10.0.0.2", "2001:db8::2"]
+    for address in beyond:
+        shell(near, f"ip neigh replace {address} lladdr {FIRST} dev v0 nud stale")
+
+    def full_for_two(netlink, index: int, address: str) -> bool:
+        if address.startswith("10.0.0.9"):
+            # what the kernel says when its table is full, whose size is the whole host's
+            raise KernelError(f"resolve {address} on v0", errno.ENOBUFS)
+        return use(netlink, index, address)
+
+    monkeypatch.setattr(neighbour, "_use", full_for_two)
+    failing = ["10.0.0.91", "10.0.0.92"]
+    with pytest.raises(KernelError, match=r"resolve 10\.0\.0\.91 on v0"):
+        netns.run_in(near, keep_alive, [(index, address) for address in failing + beyond])
+    for address in beyond:
+        assert wait_for(near, address, lambda item: item.state == "reachable")

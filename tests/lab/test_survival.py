@@ -23,17 +23,11 @@ from lab.node import (
     xdp_id,
 )
 from lab.node import hopline as run_hopline
-from lab.traffic import Flow, Traffic, WideRouter, attach, forwarded, sysctls, verdicts, wait_for
+from lab.traffic import Flow, Traffic, attach, forwarded, sysctls, verdicts, wait_for
 
 needs_bpftool = pytest.mark.skipif(bool(missing_tools("bpftool")), reason="needs bpftool")
 needs_clang = pytest.mark.skipif(bool(missing_tools("clang")), reason="needs clang")
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill-9", "sigterm"])
-
-
-@pytest.fixture
-def wide():
-    with WideRouter() as net:
-        yield net
 
 
 @pytest.fixture
@@ -246,7 +240,7 @@ def test_an_interface_that_vanishes_and_returns_forwards_again(wide, serving):
         sh(wide.ns, f"ip link delete {gone}")
         state = wait_for(lambda gone=gone: not serving.json("interface", "show", gone)[0]["attached"])
         assert state, f"{gone} is deleted and shown as attached"
-        remake(wide, gone)
+        wide.remake(gone)
         back = wait_for(lambda gone=gone: serving.json("interface", "show", gone)[0]["attached"])
         assert back, serving.json("interface", "show", gone)
         count = forwarded(serving, "left")
@@ -259,24 +253,6 @@ def test_an_interface_that_vanishes_and_returns_forwards_again(wide, serving):
     assert {path.name for path in serving.pins.glob("link_*")} == {
         f"link_{end.index}" for end in (wide.left, wide.right)
     }
-
-
-def remake(net, name: str) -> None:
-    """Plug a cable in again: the same names, MACs, addresses and neighbours as before."""
-    near, far = (net.left, net.client) if name == "left" else (net.right, net.server)
-    sh(net.ns, f"ip link add {near.dev} address {near.mac} type veth peer name {far.dev} address {far.mac} "
-               f"netns {far.ns}")  # fmt: skip
-    for end in (near, far):  # before either is up: a veth's xdp features are reckoned when it comes up
-        sh(end.ns, f"ethtool -K {end.dev} gro on tx off")
-    for end in (near, far):
-        sh(end.ns, f"ip address add {end.ip4}/24 dev {end.dev}")
-        sh(end.ns, f"ip address add {end.ip6}/64 dev {end.dev} nodad")
-        sh(end.ns, f"ip link set {end.dev} up")
-    for address in (near.ip4, near.ip6):
-        sh(far.ns, f"ip route add default via {address}")
-    net.pin_neighbours()
-    if name == "right":
-        net.route("add")
 
 
 @needs_bpftool

@@ -5,12 +5,15 @@ Traffic      a sender thread and a receiver for each place; afterwards the fate 
 Prepared     a command that has started and waits for its input, so that its change can be timed
 """
 
+import resource as resource_limits
 import socket
 import struct
 import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
@@ -59,6 +62,25 @@ class WideRouter(Router):
         end = self.server if to == "server" else self.other
         sh(self.ns, f"ip route {verb} 10.9.0.0/24 via {end.ip4} {extra}")
         sh(self.ns, f"ip route {verb} fd00:9::/64 via {end.ip6} {extra}")
+
+    def remake(self, name: str, index: int | None = None) -> None:
+        """Plug a cable in again, its router's end perhaps by a given index: names, MACs, addresses as before."""
+        near, far = {"left": (self.left, self.client), "right": (self.right, self.server),
+                     "third": (self.third, self.other)}[name]  # fmt: skip
+        number = f"index {index}" if index else ""
+        sh(self.ns, f"ip link add {near.dev} {number} address {near.mac} type veth "
+                    f"peer name {far.dev} address {far.mac} netns {far.ns}")  # fmt: skip
+        for end in (near, far):  # before either is up: a veth's xdp features are reckoned when it comes up
+            sh(end.ns, f"ethtool -K {end.dev} gro on tx off")
+        for end in (near, far):
+            sh(end.ns, f"ip address add {end.ip4}/24 dev {end.dev}")
+            sh(end.ns, f"ip address add {end.ip6}/64 dev {end.dev} nodad")
+            sh(end.ns, f"ip link set {end.dev} up")
+        for address in (near.ip4, near.ip6):
+            sh(far.ns, f"ip route add default via {address}")
+        self.pin_neighbours()
+        if name == "right":
+            self.route("add")
 
     def flows(self) -> dict[str, "Flow"]:
         return {"ipv4": Flow(self.client.ip4, BEHIND4), "ipv6": Flow(self.client.ip6, BEHIND6)}
@@ -290,3 +312,54 @@ def assert_right_at_the_end(traffic: Traffic, name: str, right: object) -> None:
     end = traffic.judge(name, right, traffic.sent[0][-1] - 100_000_000)
     assert end.sent > 5
     assert end.wrong == 0, f"{name}: {end}"
+
+
+def assert_becomes(net: Router, right: dict[Flow, object], seconds: float = 4.0) -> None:
+    """Send each flow until its latest frames all have the right fate, and fail where they never do."""
+    flows = {flow.destination: flow for flow in right}
+    fates = {flow.destination: fate for flow, fate in right.items()}
+    with Traffic(net, flows, 250 * len(flows)) as traffic:
+        until_right(traffic, fates, seconds)
+    for name, fate in fates.items():
+        assert_right_at_the_end(traffic, name, fate)
+
+
+def only_xdp_forwards(net: Router) -> None:
+    """From now on a frame that arrives was sent on by XDP."""
+    sysctls(net.ns, "net/ipv4/ip_forward=0", "net/ipv6/conf/all/forwarding=0").go()
+
+
+def enter_fixed(daemon, net: Router, to: str = "10.50.0.1") -> Flow:
+    """An entry to the server by device and MAC; the flow that it is for."""
+    hopline.connect(daemon.instance).forward.add(to, dev="right", dst_mac=net.server.mac)
+    return Flow(net.client.ip6 if ":" in to else net.client.ip4, to)
+
+
+def at_server(net: Router) -> str:
+    """The fate of a frame that reached the server."""
+    return f"server {net.server.mac}"
+
+
+def state_of(daemon, dev: str):
+    """What `hopline interface show DEV` says."""
+    (state,) = hopline.connect(daemon.instance).interface.show(dev)
+    return state
+
+
+@contextmanager
+def limited(daemon, resource: str, value: int) -> Iterator[None]:
+    """A resource limit on a running daemon for a while, as prlimit names it; only the soft one, so it can go back."""
+    name = getattr(resource_limits, f"RLIMIT_{resource.upper()}")
+    before = resource_limits.prlimit(daemon.pid, name)
+    resource_limits.prlimit(daemon.pid, name, (value, before[1]))
+    try:
+        yield
+    finally:
+        resource_limits.prlimit(daemon.pid, name, before)
+
+
+@contextmanager
+def without_disk(daemon) -> Iterator[None]:
+    """No file of the daemon's can be written, as on a full disk: its store fails with an I/O error."""
+    with limited(daemon, "fsize", 0):
+        yield

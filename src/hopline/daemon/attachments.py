@@ -296,6 +296,11 @@ class Attachments:
             attachment.link.unpin()
             attachment.close()
 
+    def missing(self, index: int) -> bool:
+        """Return whether the pipeline could be on a device and is not: its link is detached, or nothing is there."""
+        attachment = self.by_index.get(index)
+        return query(index) is None if attachment is None else not attachment.link.ifindex
+
     def drop(self, index: int) -> None:
         """Let go of a link that the kernel has already taken off its device."""
         attachment = self.by_index.pop(index, None)

@@ -11,6 +11,7 @@ class Hops:
     """Ids from `first` to below `end`; an id is shared by all entries whose next hop reads the same."""
 
     def __init__(self, first: int, end: int) -> None:
+        self.first = first
         self.end = end
         self.ids: dict[NextHop, int] = {}
         self.hops: dict[int, NextHop] = {}
@@ -39,7 +40,8 @@ class Hops:
         if self._free:
             return self._free.pop()
         if self._next >= self.end:
-            raise Refused(f"enter next hop: all {self.end} adjacencies are in use: share next hops among entries")
+            most = self.end - self.first
+            raise Refused(f"enter next hop: all {most} next hops are in use: share next hops among entries")
         self._next += 1
         return self._next - 1
 

@@ -61,6 +61,8 @@ class Interfaces:
         try:
             await asyncio.to_thread(self.attachments.attach, interface, link, replace=False)
         except HoplineError as error:
+            if self.problems.get(link.name) == str(error):
+                return  # it has been said, and is tried every few seconds
             self.problems[link.name] = str(error)
             raise
         self._look(link)
@@ -70,6 +72,8 @@ class Interfaces:
     async def put(self, interface: Interface, replace: bool = False) -> None:
         """Enter or change an interface. The store is written first, since it can be put back and a program cannot."""
         link = self._suitable(interface.name)
+        if link.index not in self.attachments.slots:
+            self.surroundings.know_the_rest(link.name)
         old = self.wanted.get(interface.name)
         held = self.attachments.by_index.get(link.index)
         mode_before = held.mode if held else None

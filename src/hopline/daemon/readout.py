@@ -40,6 +40,8 @@ class Readout:
     ) -> InterfaceState:
         link = self.surroundings.link_named(wanted.name)
         attachment = self.attachments.by_index.get(link.index) if link else None
+        if attachment is not None and not attachment.link.ifindex:
+            attachment, problem = None, "somebody detached it: it is attached again in a moment"
         if attachment is None or link is None:
             return InterfaceState(
                 name=wanted.name,

@@ -158,6 +158,8 @@ class Service:
                 self.surroundings.keep_alive(self.learned.neighbours_in_use())
             except HoplineError as error:
                 log.warning("keep neighbours alive: %s", error)
+            if not self._changes.locked():
+                self.surroundings.check_programs()
 
     async def _housekeeping(self) -> None:
         while True:

@@ -205,6 +205,15 @@ class Surroundings:
         if link.name in self.wanted and attachment is None and self.link_returned is not None:
             self._start(self.link_returned(link))
 
+    def check_programs(self) -> None:
+        """Look for links that somebody detached and for devices that another program left: the kernel tells of neither.
+
+        Called every so often, and never while interfaces are being changed.
+        """
+        for link in self.links():
+            if link.name in self.wanted and self.attachments.missing(link.index):
+                self._check_attached(link)
+
     def _start(self, work: Awaitable[None]) -> None:
         async def guarded() -> None:
             try:
@@ -283,13 +292,21 @@ class Surroundings:
             reasons = [reason for reason in reasons if FORWARDING_OFF in reason]
         return not reasons
 
-    def know_the_rest(self) -> None:
-        """Give devices that found every slot taken another chance; called every so often."""
-        for link in self.links():
-            if link.index not in self.attachments.slots and self.attachments.has_free_slot():
-                self.attachments.know(link, device_features(link))
-                self._gather_facts()
-                self.tables.refresh()
+    def know_the_rest(self, first: str = "") -> None:
+        """Give devices that found every slot taken another chance, `first` first; called every so often."""
+        known: list[Link] = []
+        rest = [link for link in self.links() if link.index not in self.attachments.slots]
+        wanted = {*self.preferred, *self.wanted}
+        for link in sorted(rest, key=lambda link: (link.name != first, link.name not in wanted)):
+            if not self.attachments.has_free_slot():
+                break
+            self.attachments.know(link, device_features(link))
+            known.append(link)
+        if known:
+            self._gather_facts()
+            self.tables.refresh()
+        for link in known:
+            self._check_attached(link)
 
     # neighbours
 

@@ -1,0 +1,66 @@
+"""A datapath of dictionaries, which steps act on as they do on the kernel's, and tables to plan between."""
+
+from collections.abc import Mapping, Sequence
+
+from hypothesis import strategies as st
+
+from hopline.daemon.plan import Tables
+from hopline.features.forward import Adjacency, table_of
+
+DESTINATIONS = [f"10.0.0.{i}" for i in range(5)] + ["10.1.0.0/16", "10.2.0.0/16", "fd00::1", "fd00::2", "fd01::/32"]
+IDS = range(2, 9)
+
+
+class Model:
+    """Entries and adjacencies, and every call in order; `before` is called ahead of each single write."""
+
+    def __init__(self, tables: Tables, before=lambda what: None) -> None:
+        self.entries = dict(tables.entries)
+        self.adjacencies = dict(tables.adjacencies)
+        self.calls: list[str] = []
+        self.before = before
+
+    def tables(self) -> Tables:
+        return Tables(dict(self.entries), dict(self.adjacencies))
+
+    def dangling(self) -> dict[str, int]:
+        """Entries that point at nothing."""
+        return {to: id for to, id in self.entries.items() if id not in self.adjacencies}
+
+    def write_adjacency(self, id: int, adjacency: Adjacency) -> None:
+        self._about("write_adjacency")
+        self.adjacencies[id] = adjacency
+
+    def retire_adjacency(self, id: int) -> None:
+        self._about("retire_adjacency")
+        self.adjacencies.pop(id, None)
+
+    def put_entries(self, table: str, entries: Mapping[str, int]) -> None:
+        for to, id in entries.items():
+            self._about("put_entries")
+            assert table_of(to) == table
+            self.entries[to] = id
+
+    def drop_entries(self, table: str, destinations: Sequence[str]) -> None:
+        for to in destinations:
+            self._about("drop_entries")
+            assert table_of(to) == table
+            self.entries.pop(to, None)
+
+    def bump_generation(self) -> None:
+        self._about("bump_generation")
+
+    def _about(self, what: str) -> None:
+        self.before(what)
+        self.calls.append(what)
+
+
+@st.composite
+def consistent_tables(draw) -> Tables:
+    """Tables whose entries all point at adjacencies that exist; some adjacencies may have no entry."""
+    contents = st.builds(Adjacency, st.sampled_from(["READY", "UNRESOLVED", "NO_DEVICE"]), st.integers(0, 2))
+    adjacencies = draw(st.dictionaries(st.sampled_from(IDS), contents))
+    if not adjacencies:
+        return Tables()
+    ids = st.sampled_from(sorted(adjacencies))
+    return Tables(draw(st.dictionaries(st.sampled_from(DESTINATIONS), ids)), adjacencies)

@@ -1,0 +1,123 @@
+"""Execution: all steps or, undone, none, whichever of them fails and however far it came."""
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.tables import Model, consistent_tables
+from hopline.daemon.execute import execute, revert
+from hopline.daemon.plan import Bump, DropEntries, PutEntries, RetireAdjacency, Tables, WriteAdjacency, plan
+from hopline.errors import KernelError
+from hopline.features.forward import Adjacency
+
+A, B, C = Adjacency("READY", 1), Adjacency("READY", 2), Adjacency("UNRESOLVED", 3)
+# every kind of step: a new adjacency, a changed one, entries new, moved and dropped, and an adjacency without use
+HAVE = Tables({"10.0.0.1": 2, "10.0.0.2": 2, "10.0.0.3": 4, "fd00::1": 3}, {2: A, 3: B, 4: C})
+WANT = Tables({"10.0.0.1": 5, "10.0.0.2": 2, "10.0.0.4": 5, "10.1.0.0/16": 2, "fd00::1": 3}, {2: A, 3: C, 5: B})
+
+
+class Failing:
+    """Raises at one write, counted from 0, and lets all others through."""
+
+    def __init__(self, at: int, error: BaseException) -> None:
+        self.at, self.error, self.count = at, error, 0
+
+    def __call__(self, what: str) -> None:
+        self.count += 1
+        if self.count - 1 == self.at:
+            raise self.error
+
+
+def writes(have: Tables, want: Tables) -> int:
+    """How many single writes the whole plan takes."""
+    model = Model(have)
+    execute(plan(have, want), model)
+    return len(model.calls)
+
+
+def test_the_case_has_every_kind_of_step():
+    kinds = {type(step) for step in plan(HAVE, WANT)}
+    assert kinds == {WriteAdjacency, PutEntries, DropEntries, Bump, RetireAdjacency}
+
+
+def test_all_steps_run_in_order():
+    model = Model(HAVE)
+    execute(plan(HAVE, WANT), model)
+    assert model.tables() == WANT
+
+
+@pytest.mark.parametrize("error", [KernelError("put", 28), KeyboardInterrupt(), ValueError("a fault")], ids=repr)
+@pytest.mark.parametrize("at", range(writes(HAVE, WANT)))
+def test_a_failure_at_any_write_leaves_things_as_they_were(at, error):
+    model = Model(HAVE, Failing(at, error))
+    with pytest.raises(type(error)) as raised:
+        execute(plan(HAVE, WANT), model)
+    assert raised.value is error
+    assert model.tables() == HAVE
+    # what was read meanwhile may have been cached
+    assert model.calls[-1] == "bump_generation"
+
+
+@given(consistent_tables(), consistent_tables(), st.data())
+def test_a_failure_at_any_write_of_any_plan_is_undone_and_no_entry_dangles_on_the_way_back(have, want, data):
+    steps = plan(have, want)
+    if not steps:
+        return
+    failing = Failing(data.draw(st.integers(0, writes(have, want) - 1)), KernelError("put", 28))
+    model = Model(have)
+
+    def before(what: str) -> None:
+        assert model.dangling() == {}
+        failing(what)
+
+    model.before = before
+    with pytest.raises(KernelError):
+        execute(steps, model)
+    assert model.tables() == have
+
+
+PUT = PutEntries("forward_exact4", {"10.0.0.1": 3, "10.0.0.3": 3, "10.0.0.2": 3}, {"10.0.0.1": 2, "10.0.0.2": 2})
+DROP = DropEntries("forward_exact4", {"10.0.0.1": 2, "10.0.0.2": 2})
+
+
+@pytest.mark.parametrize(("step", "done"), [(PUT, 1), (PUT, 2), (DROP, 1)])
+def test_a_batch_that_was_half_put_or_half_dropped_is_put_back(step, done):
+    have = Tables({"10.0.0.1": 2, "10.0.0.2": 2}, {2: A, 3: B})
+    model = Model(have, Failing(done, KernelError("put", 28)))
+    with pytest.raises(KernelError):
+        execute([step], model)
+    assert model.tables() == have
+
+
+def test_revert_after_success_undoes_all():
+    steps = plan(HAVE, WANT)
+    model = Model(HAVE)
+    execute(steps, model)
+    revert(steps, model)
+    assert model.tables() == HAVE
+    assert model.calls[-1] == "bump_generation"
+
+
+def test_what_cannot_be_undone_is_said_and_the_rest_is(caplog):
+    steps = plan(HAVE, WANT)
+    model = Model(HAVE)
+    execute(steps, model)
+
+    def stuck(what: str) -> None:
+        if what == "drop_entries":
+            raise KernelError("delete", 5)
+
+    model.before = stuck
+    with caplog.at_level(logging.ERROR, "hopline"):
+        revert(steps, model)
+    assert "undo PutEntries: " in caplog.text
+    assert model.adjacencies.items() >= {2: A, 3: B, 4: C}.items()
+    assert model.entries["10.0.0.3"] == 4
+
+
+def test_nothing_to_do_writes_nothing():
+    model = Model(HAVE)
+    execute([], model)
+    assert model.calls == []
