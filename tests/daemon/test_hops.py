@@ -65,7 +65,7 @@ def test_a_draft_that_is_abandoned_leaves_no_trace():
     draft = Draft(hops)
     draft.leave(2)
     assert [draft.use(TWO), draft.use(TWO), draft.use(THREE)] == [3, 3, 4]
-    draft.abandon()
+    hops.give_back(draft.new.values())
     assert (hops.ids, hops.hops, hops.entries) == ({ONE: 2}, {2: ONE}, {2: 1})
     assert sorted(entered(hops, FOUR, FIVE, THREE)) == [3, 4, 5]
 
@@ -81,7 +81,7 @@ def test_when_all_are_in_use_one_clear_refusal_says_so():
     assert str(refused.value) == (
         f"enter next hop: all {END - FIRST} next hops are in use: share next hops among entries"
     )
-    draft.abandon()
+    hops.give_back(draft.new.values())
     assert entered(hops, ONE) == [2], "known next hops can still be had"
     assert entered(hops, FIVE) == [5]
 
@@ -128,10 +128,10 @@ class Life(RuleBasedStateMachine):
                 draft.leave(id)
             coming = [(hop, draft.use(hop)) for hop in add]
         except Refused:
-            draft.abandon()
+            self.hops.give_back(draft.new.values())
             return
         if not commit:
-            draft.abandon()
+            self.hops.give_back(draft.new.values())
             return
         gone = draft.gone()
         draft.commit()

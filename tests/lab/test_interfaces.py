@@ -1,9 +1,14 @@
 """Interfaces whose device is renamed, whose program is taken away, and whose intent cannot be written."""
 
+import itertools
+import threading
+import time
+
 import pytest
 
 import hopline
 from hopline.errors import HoplineError
+from hopline.lab.shell import ip_batch
 from lab.net import missing_tools, sh
 from lab.node import assert_refused, compile_stranger, own_links, xdp_id
 from lab.node import hopline as run_hopline
@@ -141,3 +146,29 @@ def test_where_the_store_cannot_be_written_an_interface_stays_as_it_is(wide, ser
     assert state_of(serving, "left").mode == "generic"
     assert_becomes(wide, {flow: at_server(wide)})
     assert forwarded(serving, "left") > count
+
+
+def test_an_interface_that_changes_while_it_is_added_stays_attached(wide, daemon):
+    """The daemon hears of the device before it has done all that adding takes."""
+    one = daemon(wide.ns)
+    there = hopline.connect(one.instance).interface
+    over = threading.Event()
+
+    def change() -> None:
+        for i in itertools.count():
+            if over.is_set():
+                return
+            ip_batch(wide.ns, [f"link set third mtu {1400 + n % 99 + i % 2}" for n in range(50)])
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for turn in range(12):
+            there.add("third")
+            time.sleep(0.03)
+            state = state_of(one, "third")
+            assert (state.attached, state.program_id) == (True, xdp_id(wide.ns, "third")), f"turn {turn}: {state}"
+            there.delete("third")
+    finally:
+        over.set()
+        changing.join()

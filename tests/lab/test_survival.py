@@ -172,7 +172,9 @@ def test_two_instances_side_by_side_on_different_interfaces(wide, daemon):
     second.call("interface", "add", "right")
     first.call("forward", "add", "10.50.0.1", "--dev", "right", "--dst-mac", wide.server.mac)
     with Traffic(wide, {"one": Flow(wide.client.ip4, "10.50.0.1")}, 500) as traffic:
-        sh(wide.server.ns, f"ping -n -q -c 3 -i 0.05 -w 5 {wide.client.ip4}")
+        # again where the kernel forwarded: while an address comes up, policy is read anew and nothing is learned
+        ping = f"ping -n -q -c 3 -i 0.05 -w 5 {wide.client.ip4}"
+        assert wait_for(lambda: sh(wide.server.ns, ping) and forwarded(second, "right") >= 3)
         second.kill9()
         time.sleep(0.2)
         second.start()

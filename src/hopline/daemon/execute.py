@@ -53,8 +53,8 @@ def undo(step: Step, kernel: Writable) -> None:
         case WriteAdjacency(id, Adjacency() as before, _) | RetireAdjacency(id, before):
             kernel.write_adjacency(id, before)
         case PutEntries(table, after, before):
-            kernel.drop_entries(table, [to for to in after if to not in before])
             kernel.put_entries(table, before)
+            kernel.drop_entries(table, [to for to in after if to not in before])
         case DropEntries(table, before):
             kernel.put_entries(table, before)
         case Bump():

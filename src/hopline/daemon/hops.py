@@ -51,7 +51,7 @@ class Hops:
 
 
 class Draft:
-    """A change to Hops that takes effect on `commit` and leaves no trace otherwise."""
+    """A change to Hops that takes effect on `commit`; without it the new ids are to be given back, and that is all."""
 
     def __init__(self, hops: Hops) -> None:
         self._hops = hops
@@ -75,10 +75,6 @@ class Draft:
     def gone(self) -> list[int]:
         """Return the ids that no entry uses any more."""
         return [id for id, change in self._change.items() if change < 0 and self._hops.entries[id] + change == 0]
-
-    def abandon(self) -> None:
-        """Give the new ids back; nothing points at them."""
-        self._hops.give_back(self.new.values())
 
     def commit(self) -> None:
         """Make it so."""

@@ -78,17 +78,22 @@ class Interfaces:
         held = self.attachments.by_index.get(link.index)
         mode_before = held.mode if held else None
         self.store.write([PutInterface(interface)])
+        # before it is attached: an event that comes meanwhile would find a program on a device that nobody wants
+        self.wanted[interface.name] = interface
         try:
             if old is not None and old.mode != "auto" and interface.mode == "auto":
                 self.attachments.detach(link.index)  # so that native is tried again
             await asyncio.to_thread(self.attachments.attach, interface, link, replace=replace)
         except BaseException:
+            if old is not None:
+                self.wanted[interface.name] = old
+            else:
+                del self.wanted[interface.name]
             self.store.write([PutInterface(old) if old else DeleteInterface(interface.name)])
             if old is not None and mode_before is not None and link.index not in self.attachments.by_index:
                 self.attachments.attach(old, link, replace=False)
                 self.surroundings.apply_policy()
             raise
-        self.wanted[interface.name] = interface
         self._look(link)
         try:
             await self.surroundings.read_policy()

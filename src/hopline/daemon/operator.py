@@ -90,7 +90,8 @@ class OperatorTables:
             before = {to: self.entries[to] for to in after if to in self.entries}
             self._change(draft, before, after, make_durable)
         except BaseException:
-            draft.abandon()
+            # like any id in use: a step that was undone may have shown it to packets
+            self._retire(draft.new.values())
             raise
 
     def remove(self, destinations: Sequence[str], make_durable: Callable[[], None]) -> None:
