@@ -105,7 +105,7 @@ class Resources:
         for state in await self._service.interfaces():
             if state.name == name:
                 return _answer(state)
-        raise NotFound(f"interface {shown(name)}: not an interface of hopline's: `hopline interface add` adds it")
+        raise NotFound(f"interface {shown(name)}: not one of Hopline's: `hopline interface add {shown(name)}` first")
 
     async def interface_add(self, request: Request) -> Response:
         """POST /interfaces."""

@@ -14,7 +14,7 @@ from hopline.kernel.netlink.parse import ROUTE
 from hopline.kernel.netlink.query import TABLE_LOCAL, links, table_routes
 from hopline.kernel.netlink.wire import ATTRIBUTE, NETLINK_ROUTE, Bytes, Socket, attribute_list, attributes, number
 
-RTM_NEWROUTE, RTM_DELROUTE = 24, 25
+RTM_DELROUTE = 25
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
 
 _TABLES = (254, 253, TABLE_LOCAL)  # main, default, local; any other is led to by a rule, which forbids by itself
