@@ -64,6 +64,24 @@ class Forward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     via: str | None = None
 
 
+class NextHop(msgspec.Struct, frozen=True):
+    """A next hop as the operator named it: what an entry says about its destination. Entries may share one."""
+
+    dev: str | None = None
+    src_mac: str | None = None
+    dst_mac: str | None = None
+    via: str | None = None
+
+    @classmethod
+    def of(cls, forward: Forward) -> "NextHop":
+        """Return the next hop an entry names."""
+        return cls(forward.dev, forward.src_mac, forward.dst_mac, forward.via)
+
+    def entry(self, to: str) -> Forward:
+        """Return the operator's entry for `to` by this next hop."""
+        return Forward(to=to, dev=self.dev, src_mac=self.src_mac, dst_mac=self.dst_mac, via=self.via)
+
+
 class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that the operator asked for; names and destinations are unique."""
 

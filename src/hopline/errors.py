@@ -2,6 +2,7 @@
 
     HoplineError                 everything Hopline raises on purpose
     ├── InvalidInput             a value the operator gave cannot be right (field, detail, hint)
+    │   └── InvalidInputs        several cannot (.problems, the first MOST_PROBLEMS of .count)
     ├── Refused                  the value is right, but the present state forbids it
     ├── NotFound                 what was named does not exist
     ├── Unavailable              the daemon cannot be reached
@@ -13,6 +14,9 @@ A text is one lower-case line, from what was asked to why it failed, and ends wi
 """
 
 import os
+from collections.abc import Sequence
+
+MOST_PROBLEMS = 20
 
 
 class HoplineError(Exception):
@@ -27,6 +31,19 @@ class InvalidInput(HoplineError):
         self.detail = detail
         self.hint = hint
         super().__init__(f"{field}: {detail}" + (f": {hint}" if hint else ""))
+
+
+class InvalidInputs(InvalidInput):
+    """Several values are wrong: `problems` are the first of them, at most MOST_PROBLEMS, `count` is how many in all.
+
+    Field, detail and hint are those of the first.
+    """
+
+    def __init__(self, problems: "Sequence[InvalidInput]", count: int) -> None:
+        first = problems[0]
+        super().__init__(first.field, first.detail, first.hint)
+        self.problems = tuple(problems[:MOST_PROBLEMS])
+        self.count = count
 
 
 class Refused(HoplineError):

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from hopline.config import NextHop
 from hopline.daemon.hops import Draft, Hops
 from hopline.errors import Refused
-from hopline.features.forward import Adjacency, NextHop
+from hopline.features.forward import Adjacency
 
 FIRST, END = 2, 6
 ONE, TWO, THREE, FOUR, FIVE = (NextHop(via=f"10.2.0.{i}") for i in range(1, 6))

@@ -6,19 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hopline.config import Forward
+from hopline.config import Forward, NextHop
 from hopline.features.forward import (
     Adjacency,
     Device,
     Facts,
-    NextHop,
     covering,
     destination_of,
     device_of,
     freshness,
     key_of,
     mac_word,
-    next_hop_of,
     packed_next_hop,
     parse_mac,
     recovered_next_hop,
@@ -122,11 +120,11 @@ def test_what_is_not_ready_has_no_destination_and_with_it_an_mtu_of_0(name):
 
 def test_a_next_hop_and_its_entry_say_the_same():
     forward = Forward(to="10.9.0.0/24", dev="right", src_mac=OTHER, dst_mac=THEIRS)
-    hop = next_hop_of(forward)
+    hop = NextHop.of(forward)
     assert hop == NextHop(dev="right", src_mac=OTHER, dst_mac=THEIRS)
     assert hop.entry("10.9.0.0/24") == forward
     followed = Forward(to="fd00:9::1", via="fd00:2::2")
-    assert next_hop_of(followed).entry("fd00:9::1") == followed
+    assert NextHop.of(followed).entry("fd00:9::1") == followed
 
 
 @pytest.mark.parametrize(

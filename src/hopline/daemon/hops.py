@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from hopline.config import NextHop
 from hopline.errors import Refused
-from hopline.features.forward import Adjacency, NextHop
+from hopline.features.forward import Adjacency
 
 
 class Hops:

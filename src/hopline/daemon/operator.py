@@ -5,13 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hopline.config import Forward
+from hopline.config import Forward, NextHop
 from hopline.daemon.datapath import Datapath
 from hopline.daemon.execute import execute, revert
 from hopline.daemon.hops import Draft, Hops
 from hopline.daemon.plan import Step, Tables, plan
 from hopline.errors import NotFound, Refused
-from hopline.features.forward import Adjacency, Facts, NextHop, covering, next_hop_of, recovered_next_hop, resolve
+from hopline.features.forward import Adjacency, Facts, covering, recovered_next_hop, resolve
 
 log = logging.getLogger("hopline")
 
@@ -45,7 +45,7 @@ class OperatorTables:
 
     def reconcile(self, forwards: Iterable[Forward]) -> list[Step]:
         """Make the kernel's tables say what the intent says; return the steps it took, none where they agreed."""
-        wanted = {forward.to: next_hop_of(forward) for forward in forwards}
+        wanted = {forward.to: NextHop.of(forward) for forward in forwards}
         kernel = self.datapath.read_entries()
         for to, hop in wanted.items():
             if to in kernel:
@@ -86,7 +86,7 @@ class OperatorTables:
             for forward in forwards:
                 if (old := self.entries.get(forward.to)) is not None:
                     draft.leave(old)
-                after[forward.to] = draft.use(next_hop_of(forward))
+                after[forward.to] = draft.use(NextHop.of(forward))
             before = {to: self.entries[to] for to in after if to in self.entries}
             self._change(draft, before, after, make_durable)
         except BaseException:

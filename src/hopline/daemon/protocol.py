@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from hopline.config import Forward, Interface, Mode, Origin
+from hopline.intent import Wanted
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -122,6 +123,52 @@ class ForwardAnswer(msgspec.Struct, frozen=True, kw_only=True):
     why: list[str] = []
 
 
+class Counts(msgspec.Struct, frozen=True):
+    """How many entries of one noun a change touches."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One entry that a change touches, as the document has it: added without `before`, removed without `after`."""
+
+    noun: str
+    key: str
+    before: dict[str, str | bool] | None = None
+    after: dict[str, str | bool] | None = None
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change of the intent did, or would do where `dry_run` says so."""
+
+    revision: int  # number of the change in the history; of a dry run, that of the intent it was compared with
+    dry_run: bool = False
+    counts: dict[str, Counts] = {}  # by noun; those that nothing changes of are absent
+    differences: list[Difference] = []  # as many as were asked for
+    steps: int = 0  # that the kernel took
+    confirm_within_s: float | None = None  # it is rolled back unless it is confirmed within this time
+    warnings: list[str] = []
+
+
+class HistoryRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of the intent."""
+
+    number: int
+    when: float  # seconds since the epoch
+    by: str  # who asked, as the daemon's door saw it: "root (uid 0), process 4321 (hopline)"
+    what: str  # "forward add 10.2.0.2", "apply", "rollback to 7"
+    counts: dict[str, Counts] = {}
+    pending: bool = False  # it is rolled back unless it is confirmed in time
+
+
+class Confirmed(msgspec.Struct, frozen=True):
+    """The change that was waiting and stays."""
+
+    revision: int
+
+
 class ServiceProtocol(Protocol):
     """The owner of intent and kernel state.
 
@@ -176,6 +223,40 @@ class ServiceProtocol(Protocol):
 
     async def detach(self) -> None:
         """Remove this instance from the kernel and keep its intent."""
+        ...
+
+    async def intent(self) -> Wanted:
+        """Return a copy of the intent, as of one moment."""
+        ...
+
+    async def apply(
+        self,
+        want: Wanted,
+        *,
+        what: str = "apply",
+        merge: bool = False,
+        dry_run: bool = False,
+        confirm_within: float | None = None,
+        revision: int | None = None,
+        limit: int = 0,
+    ) -> Applied:
+        """Make the intent equal to `want`, or with `merge` add and change what it names, all or nothing.
+
+        `confirm_within` (seconds): roll back unless `confirm` comes in time. `revision`: Refused if the intent is no
+        longer that one. `limit`: how many differences to return. Refused while another change waits to be confirmed.
+        """
+        ...
+
+    async def history(self) -> list[HistoryRow]:
+        """Return the last changes, the newest first."""
+        ...
+
+    async def rollback(self, number: int, *, dry_run: bool = False, limit: int = 0) -> Applied:
+        """Make the intent what it was after change `number`; NotFound where that is not known any more."""
+        ...
+
+    async def confirm(self) -> Confirmed:
+        """Keep the change that waits for it; Refused where none does."""
         ...
 
     def interface_index(self, name: str) -> int | None:

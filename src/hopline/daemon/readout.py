@@ -5,14 +5,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hopline.config import Interface, Origin
+from hopline.config import Interface, NextHop, Origin
 from hopline.daemon.attachments import Attachments
 from hopline.daemon.datapath import PIPELINE
 from hopline.daemon.learned import LearnedTable, next_hop_text
 from hopline.daemon.operator import OperatorTables
 from hopline.daemon.protocol import Count, ForwardRow, InterfaceState, NextHopRow
 from hopline.daemon.surroundings import Surroundings
-from hopline.features.forward import Adjacency, NextHop, freshness, word_mac
+from hopline.features.forward import Adjacency, freshness, word_mac
 
 STEPS = ["parse", "forward", "verdict"]
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import islice
 
-from hopline.config import Forward, Interface, Mode, Origin
+from hopline.config import Forward, Interface, Mode, NextHop, Origin
 from hopline.daemon.ask import Asker
 from hopline.daemon.attachments import Attachments
 from hopline.daemon.datapath import LEASE_S, Datapath
@@ -30,7 +30,7 @@ from hopline.daemon.protocol import (
 from hopline.daemon.readout import Readout
 from hopline.daemon.surroundings import Surroundings
 from hopline.errors import HoplineError, InvalidInput, Refused
-from hopline.features.forward import Facts, next_hop_of
+from hopline.features.forward import Facts
 from hopline.kernel import netns
 from hopline.kernel.link import remove_pins
 from hopline.kernel.netlink.types import Link
@@ -83,7 +83,7 @@ class Service:
             self.notes.append(f"the store was damaged and is kept as {self.store.recovered_from}")
         if self.datapath.adopted and self.store.fresh:
             forwards = self._recover()
-        self.surroundings.gather_reach({next_hop_of(forward) for forward in forwards})
+        self.surroundings.gather_reach({NextHop.of(forward) for forward in forwards})
         steps = self.tables.reconcile(forwards)
         log.info("instance %s: %d entries, %d steps to agree", self.options.instance, len(forwards), len(steps))
         self.store.settle()
@@ -241,7 +241,7 @@ class Service:
                 self._check(forward)
             changes: list[Change] = [PutForward(forward) for forward in forwards]
             await self._change(lambda: self.tables.put(forwards, replace, lambda: self.store.write(changes)))
-            followed = [next_hop_of(forward) for forward in forwards if forward.via]
+            followed = [NextHop.of(forward) for forward in forwards if forward.via]
             if followed:
                 # events may have been followed while the entries were made
                 self.surroundings.gather_reach(self.tables.next_hops())

@@ -8,12 +8,12 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from hopline.config import Interface
+from hopline.config import Interface, NextHop
 from hopline.daemon.attachments import Attachments
 from hopline.daemon.datapath import Datapath
 from hopline.daemon.operator import OperatorTables
 from hopline.errors import HoplineError
-from hopline.features.forward import Device, NextHop
+from hopline.features.forward import Device
 from hopline.kernel.netlink import neighbour, query
 from hopline.kernel.netlink.features import all_features, device_features
 from hopline.kernel.netlink.policy import Policy, PolicySnapshot

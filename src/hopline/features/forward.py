@@ -9,23 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from hopline.config import Forward
+from hopline.config import NextHop
 
 MTU_MOST = 0xFFFF  # the adjacency keeps it in 16 bits
-
-
-@dataclass(frozen=True, slots=True)
-class NextHop:
-    """A next hop as the operator named it; entries that say the same share one adjacency."""
-
-    dev: str | None = None
-    src_mac: str | None = None
-    dst_mac: str | None = None
-    via: str | None = None
-
-    def entry(self, to: str) -> Forward:
-        """Return the operator's entry for `to` by this next hop."""
-        return Forward(to=to, dev=self.dev, src_mac=self.src_mac, dst_mac=self.dst_mac, via=self.via)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +45,6 @@ class Facts:
     devices: dict[str, Device] = field(default_factory=dict)
     macs: Mapping[tuple[int, str], bytes] = field(default_factory=dict)  # (ifindex, address) → MAC, usable ones only
     reach: Mapping[str, str] = field(default_factory=dict)  # next hop's address → device name
-
-
-def next_hop_of(forward: Forward) -> NextHop:
-    """Return the next hop an entry names."""
-    return NextHop(forward.dev, forward.src_mac, forward.dst_mac, forward.via)
 
 
 def mac_word(mac: bytes, top: int) -> int:
