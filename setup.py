@@ -23,6 +23,8 @@ class BuildAll(build_ext):
     def compile_bpf(self, source, target):
         multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
         flags = ["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"]
+        # the object does not say where it was built, so that two builds of one source are one version
+        flags.append("-fdebug-compilation-dir=.")
         subprocess.run(
             ["clang", *flags, "-I", f"/usr/include/{multiarch}", "-c", str(source), "-o", str(target)], check=True
         )

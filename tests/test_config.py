@@ -12,17 +12,18 @@ from hopline.config import (
     Forward,
     Intent,
     Interface,
+    NextHop,
+    NextHops,
     canonical_address,
     canonical_destination,
     canonical_mac,
     checked_forward,
     checked_forwards,
-    checked_intent,
     checked_interface,
     device_name,
     instance_name,
 )
-from hopline.errors import InvalidInput
+from hopline.errors import InvalidInput, InvalidInputs
 
 MAC = "08:00:27:f2:cb:f9"
 
@@ -127,6 +128,32 @@ def test_an_ipv6_prefix_is_as_the_standard_library_has_it(address, width):
         assert canonical_destination(str(network)) == str(network)
 
 
+@given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)), st.integers(0, 128), st.booleans())
+def test_the_quick_way_for_prefixes_decides_as_the_long_one(address, width, strict):
+    address = type(address)(int(address) & -1 << width % 99) if strict else address
+    text = f"{address}/{min(width, address.max_prefixlen)}"
+    # no IPv6 address with letters is quick in capitals
+    assert outcome(text) == outcome(text.upper())
+
+
+def outcome(text):
+    try:
+        return canonical_destination(text)
+    except InvalidInput:
+        return None
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/24", "10.0.0.0/8", "126.0.0.0/9", "2001:db8::/32", "fd00::/8", "2000::/8"])
+def test_a_prefix_in_its_one_spelling_stays(text):
+    assert canonical_destination(text) == text == str(ipaddress.ip_network(text))
+
+
+@given(st.integers(0, (1 << 125) - 1))
+def test_the_c_library_spells_unicast_as_the_standard_library_does(bits):
+    address = ipaddress.IPv6Address((1 << 125) + bits)
+    assert canonical_destination(address.exploded) == canonical_destination(str(address)) == str(address)
+
+
 def test_an_address_to_ask_about_may_be_of_any_kind():
     assert canonical_address("224.0.0.1") == "224.0.0.1"
     assert canonical_address("FE80::1") == "fe80::1"
@@ -205,9 +232,37 @@ def test_a_list_names_the_place_and_finds_twins():
     assert refusal(checked_forwards, [good, Forward("bad", via="10.0.0.1")]).field == "forward[1].to"
     twin = refusal(checked_forwards, [good, Forward("10.0.0.5/32", via="10.0.0.1")])
     assert (twin.field, "forward[0]" in twin.detail) == ("forward[1].to", True)
-    same = Intent((Interface("a"), Interface("a")))
-    assert refusal(checked_intent, same).field == "interface[1].name"
-    assert checked_intent(Intent((Interface("a"),), (good,))) == Intent((Interface("a"),), (good,))
+
+
+def test_everything_that_is_wrong_with_an_entry_is_said():
+    error = refusal(checked_forward, Forward("bad", dev="a b", src_mac="zz", dst_mac="zz"), "forward[7].")
+    fields = [problem.field for problem in error.problems]
+    assert fields == ["forward[7].to", "forward[7].dev", "forward[7].src_mac", "forward[7].dst_mac"]
+    assert (error.field, error.count) == ("forward[7].to", 4)
+    missing = refusal(checked_forward, Forward("10.0.0.5", src_mac="zz"))
+    assert [problem.field for problem in missing.problems] == ["src_mac", "dev", "dst_mac"]
+    both = refusal(checked_interface, Interface("a b", "fast"))
+    assert [problem.field for problem in both.problems] == ["name", "mode"]
+
+
+def test_of_many_that_are_wrong_twenty_are_named_and_all_are_counted():
+    entries = [Forward(f"10.0.{n >> 8}.{n & 255}", via="10.0.0.1" if n % 40 else "x") for n in range(1000)]
+    error = refusal(checked_forwards, entries)
+    assert isinstance(error, InvalidInputs)
+    assert (len(error.problems), error.count) == (20, 25)
+    assert [problem.field for problem in error.problems] == [f"forward[{n * 40}].via" for n in range(20)]
+
+
+def test_equal_next_hops_are_checked_once_and_are_one_object():
+    hops = NextHops()
+    entries = [Forward(f"10.0.0.{n}/32", dev="a", dst_mac=MAC.upper() if n & 1 else MAC) for n in range(1, 9)]
+    checked = [hops.checked(entry) for entry in entries]
+    assert [to for to, _ in checked] == [f"10.0.0.{n}" for n in range(1, 9)]
+    assert {id(hop) for _, hop in checked} == {id(checked[0][1])}
+    # a next hop that is right for one family is not for the other
+    assert hops.checked(Forward("10.0.0.9", via="10.0.0.1"))[1] == NextHop(via="10.0.0.1")
+    assert refusal(hops.checked, Forward("2001:db8::1", via="10.0.0.1")).field == "via"
+    assert refusal(hops.checked, Forward("10.0.0.9/8", via="10.0.0.1")).field == "to"
 
 
 def test_an_interface_has_a_name_and_a_mode():

@@ -46,7 +46,9 @@ KERNEL_ONLY = {"cffi", "pyroute2", "ctypes", "_cffi_backend"}
 # neither files, sockets, processes nor clocks
 PURE = {
     *("__future__", "bisect", "collections", "dataclasses", "enum", "functools", "ipaddress", "itertools", "math"),
-    *("numpy", "operator", "typing", "hopline.config", "hopline.errors", "hopline.features"),
+    *("numpy", "operator", "typing", "hopline.config", "hopline.errors", "hopline.features", "hopline.intent"),
+    # text to octets and back: these touch no network
+    *("socket.inet_ntop", "socket.inet_pton", "socket.AF_INET", "socket.AF_INET6"),
 }
 NOT_PURE = {"open", "print", "input", "exec", "eval", "__import__"}
 # serve is the daemon: its command alone loads it
@@ -56,8 +58,10 @@ CLI = {
     "hopline.config",
     "hopline.daemon.options",
     "hopline.daemon.protocol",
+    "hopline.document",
     "hopline.errors",
     "hopline.host",
+    "hopline.intent",
     "hopline.lab",
 }
 CLI_MORE = {"serve.py": {"hopline.daemon.main"}}
@@ -71,17 +75,25 @@ COUNTERPARTS = {
 WITHOUT_COUNTERPART = {
     "tests/bpf/test_btf_against_bpftool.py": "kernel/btf.py beside another reader of BTF",
     "tests/cli/test_cli.py": "the command line as a whole, before a daemon's double",
+    "tests/daemon/test_api.py": "the package daemon/api",
+    "tests/daemon/test_api_intent.py": "the package daemon/api: the intent as a whole",
+    "tests/lab/test_api_contract.py": "what daemon/api says of itself, held against a real daemon",
     "tests/lab/test_bad_input.py": "what a whole node says to input that cannot be right",
+    "tests/lab/test_capability.py": "docs/rights.md: what a daemon that serves can still do, and what it cannot",
     "tests/lab/test_cli_real.py": "the command line as a whole, before a real daemon",
     "tests/lab/test_devices.py": "what becomes of packets when devices come, go and come back, and are too many",
     "tests/lab/test_docs.py": "README.md and docs/, run",
     "tests/lab/test_freshness.py": "a promise of docs/packet.md: how soon a stale answer goes",
     "tests/lab/test_garbage.py": "what a whole node makes of input that nobody meant",
+    "tests/lab/test_intent_real.py": "cli/intent.py before a real daemon, under traffic",
     "tests/lab/test_lab_forward.py": "lab/forward.py, whose name tests/lab/test_forward.py would not tell apart",
     "tests/lab/test_net.py": "the tests' own tests/lab/net.py",
     "tests/lab/test_netlink.py": "the package kernel/netlink",
     "tests/lab/test_oracle.py": "the pipeline as a whole beside the kernel's own forwarding",
     "tests/lab/test_survival.py": "a promise of docs/features/forward.md: what a dead daemon leaves",
+    "tests/lab/test_confirm.py": "daemon/changes.py: changes that wait to be confirmed",
+    "tests/store/test_crash.py": "a promise of store/embedded.py: killed, or the power cut, at any write",
+    "tests/store/test_truncated.py": "a promise of store/embedded.py: whatever was cut off the file",
     "tests/test_rooms.py": "the house as a whole",
     "tests/test_wheel.py": "pyproject.toml and setup.py: what is shipped",
 }

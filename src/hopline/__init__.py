@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hopline.errors import (
         HoplineError,
         InvalidInput,
+        InvalidInputs,
         KernelError,
         LayoutError,
         NotFound,
@@ -30,6 +31,7 @@ __all__ = [
     "Intent",
     "Interface",
     "InvalidInput",
+    "InvalidInputs",
     "KernelError",
     "LayoutError",
     "NotFound",

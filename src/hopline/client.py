@@ -8,32 +8,40 @@ Every method raises Unavailable when no daemon answers, Refused, NotFound or Inv
 falls back to the view socket where the admin socket is not permitted.
 """
 
-import http.client
-import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Literal, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from hopline.config import Forward, Interface, Mode, Origin, device_name, instance_name
+from hopline.config import Forward, Intent, Interface, Mode, Origin, device_name, instance_name
 from hopline.daemon.options import default_run
 from hopline.daemon.protocol import (
+    Applied,
+    Confirmed,
     ForwardAnswer,
     ForwardRow,
+    HistoryRow,
     InterfaceAdded,
     InterfaceState,
     NextHopRow,
     Status,
 )
-from hopline.errors import HoplineError, InvalidInput, NotFound, Refused, Unavailable
+from hopline.errors import InvalidInput, Refused
+from hopline.intent import Wanted, document_of
+from hopline.transport import Body, exchange, failure
 
 TIMEOUT_SECONDS = 120.0  # a load of many entries takes seconds; a daemon that says nothing for this long is stuck
+PIECE = 256 * 1024  # bytes of a file that are sent at once
+
+LoadFormat = Literal["csv", "jsonl"]
+Progress = Callable[[int], None]  # is told how many bytes have been sent so far
 
 T = TypeVar("T")
-_JSON = {"Content-Type": "application/json"}
+_MEDIA_TYPES: dict[LoadFormat, str] = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
+_SUFFIXES: dict[str, LoadFormat] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 def connect(instance: str = "main", run_dir: str | Path | None = None, timeout: float = TIMEOUT_SECONDS) -> "Client":
@@ -43,13 +51,14 @@ def connect(instance: str = "main", run_dir: str | Path | None = None, timeout: 
 
 
 class Client:
-    """One instance's verbs, by noun: `interface`, `forward`, and those of the daemon itself."""
+    """One instance's verbs, by noun, `intent` being all nouns together, and those of the daemon itself."""
 
     def __init__(self, instance: str, run_dir: Path, timeout: float = TIMEOUT_SECONDS) -> None:
         self.instance = instance
         self.run_dir = run_dir
         self.interface = InterfaceVerbs(self)
         self.forward = ForwardVerbs(self)
+        self.intent = IntentVerbs(self)
         self._timeout = timeout
 
     def status(self) -> Status:
@@ -60,6 +69,15 @@ class Client:
         """Remove this instance from the kernel and keep its intent."""
         self.ask("POST", "/detach", kind=msgspec.Raw)
 
+    def history(self) -> list[HistoryRow]:
+        """Return the last changes of the intent, the newest first."""
+        return self.ask("GET", "/history", kind=list[HistoryRow])
+
+    def rollback(self, number: int, *, dry_run: bool = False, limit: int | None = None) -> Applied:
+        """Make the intent what it was after change `number`; NotFound where that is not known any more."""
+        query = {"dry_run": _flag(dry_run), "limit": limit}
+        return self.ask("POST", f"/history/{number}/rollback", query, kind=Applied)
+
     def __enter__(self) -> Self:
         return self
 
@@ -69,56 +87,44 @@ class Client:
         """Do nothing: every verb uses a connection of its own."""
 
     def ask(
-        self, method: str, path: str, query: dict[str, Any] | None = None, body: object = None, *, kind: type[T]
+        self,
+        method: str,
+        path: str,
+        query: dict[str, Any] | None = None,
+        body: object = None,
+        *,
+        kind: type[T],
+        only_looks: bool = False,
     ) -> T:
-        """Send one request and decode its answer as `kind`; None in `query` is left out, a list is repeated."""
+        """Send one request and decode its answer as `kind`; None in `query` is left out, a list is repeated.
+
+        `body` is sent as JSON, a Body as it is. `only_looks`: it changes nothing though it is no GET.
+        """
         given = {name: value for name, value in (query or {}).items() if value is not None}
         target = f"{path}?{urlencode(given, doseq=True)}" if given else path
-        data = None if body is None else msgspec.json.encode(body)
-        status, answer = self._exchange(method, target, data)
+        sent = body if body is None or isinstance(body, Body) else Body(msgspec.json.encode(body))
+        status, answer = self._exchange(method, target, sent, only_looks or method == "GET")
         if status != 200:
-            raise _error(status, answer)
+            raise failure(status, answer)
         try:
             return msgspec.json.decode(answer, type=kind)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             reason = f"instance {self.instance}: the daemon's answer to {method} {path} cannot be read: {error}"
             raise Refused(f"{reason}: use the hopline of the daemon's version") from None
 
-    def _exchange(self, method: str, target: str, data: bytes | None) -> tuple[int, bytes]:
-        admin = self.run_dir / "admin.sock"
+    def _exchange(self, method: str, target: str, body: Body | None, only_looks: bool) -> tuple[int, bytes]:
+        admin, view = self.run_dir / "admin.sock", self.run_dir / "view.sock"
         try:
-            return self._over(admin, method, target, data)
+            return exchange(admin, method, target, body, timeout=self._timeout, instance=self.instance)
         except PermissionError:
-            if method != "GET":
+            if not only_looks:
                 todo = "do this as root"
                 raise Refused(f"instance {self.instance}: {admin}: permission denied: {todo}") from None
-        view = self.run_dir / "view.sock"
         try:
-            return self._over(view, method, target, data)
+            return exchange(view, method, target, body, timeout=self._timeout, instance=self.instance)
         except PermissionError:
             todo = "do this as root, or as a member of its group"
             raise Refused(f"instance {self.instance}: {view}: permission denied: {todo}") from None
-
-    def _over(self, path: Path, method: str, target: str, data: bytes | None) -> tuple[int, bytes]:
-        connection = _UnixConnection(path, self._timeout)
-        try:
-            connection.request(method, target, body=data, headers={} if data is None else _JSON)
-            response = connection.getresponse()
-            return response.status, response.read()
-        except PermissionError:
-            raise
-        except TimeoutError:
-            reason = f"the daemon on {path} did not answer in {self._timeout:g} s"
-            raise Unavailable(f"instance {self.instance}: {reason}: look at its log") from None
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            start = "hopline serve" + ("" if self.instance == "main" else f" --instance {self.instance}")
-            reason = f"no daemon answers on {path}"
-            raise Unavailable(f"instance {self.instance}: {reason}: start it with `{start}`") from None
-        except (OSError, http.client.HTTPException) as error:
-            reason = f"the connection to {path} broke ({str(error).lower() or type(error).__name__})"
-            raise Unavailable(f"instance {self.instance}: {reason}: see with `hopline status` what was done") from error
-        finally:
-            connection.close()
 
 
 class InterfaceVerbs:
@@ -131,9 +137,15 @@ class InterfaceVerbs:
         self, name: str, *, mode: Mode = "auto", bypass_policy: bool = False, replace: bool = False
     ) -> InterfaceAdded:
         """Handle what `name` receives; `replace` takes the device from another program."""
+        from hopline.host.lend import lent, traps_seen  # here, for it may load libbpf
+
         body = Interface(name, mode, bypass_policy)
-        query = {"replace": "true"} if replace else None
-        return self._client.ask("POST", "/interfaces", query, body, kind=InterfaceAdded)
+        state = self._client.status()
+        with lent(state.instance, state.pid, state.netns, name, replace=replace):
+            added = self._client.ask("POST", "/interfaces", {"replace": _flag(replace)}, body, kind=InterfaceAdded)
+        seen = traps_seen(state.pid, state.netns, name)
+        # who may look into more namespaces than the daemon sees all that it does, and names the peer
+        return InterfaceAdded(added.interface, added.state, seen or added.warnings)
 
     def set(self, name: str, *, mode: Mode | None = None, bypass_policy: bool | None = None) -> InterfaceAdded:
         """Change what is given."""
@@ -190,6 +202,32 @@ class ForwardVerbs:
             body: object = entries[0] if len(entries) == 1 else entries
             self._client.ask("PUT" if replace else "POST", "/forwards", body=body, kind=msgspec.Raw)
 
+    def load(
+        self,
+        source: str | Path | BinaryIO,
+        *,
+        format: LoadFormat | None = None,
+        progress: Progress | None = None,
+    ) -> Applied:
+        """Enter and change as many as a file has, all or nothing; it is sent as it is read.
+
+        CSV with a header line, or JSON lines; told by the name or the first bytes unless `format` says. InvalidInputs
+        names the wrong values, with their lines.
+        """
+        if isinstance(source, str | Path):
+            with open(source, "rb") as file:
+                return self._load(str(source), file, format, progress)
+        return self._load(str(getattr(source, "name", "-")), source, format, progress)
+
+    def _load(self, name: str, file: BinaryIO, format: LoadFormat | None, progress: Progress | None) -> Applied:
+        first = _read(name, file)
+        known = format or load_format(name, first)
+        if known is None:
+            detail = "neither CSV nor JSON lines by its name and beginning"
+            raise InvalidInput("format", detail, "say which: csv or jsonl")
+        body = Body(_pieces(name, first, file, progress), _MEDIA_TYPES[known])
+        return self._client.ask("POST", "/forwards/load", body=body, kind=Applied)
+
     def delete(self, *destinations: str) -> None:
         """Remove operator entries, all or nothing; NotFound if one is absent."""
         self._client.ask("DELETE", "/forwards", {"to": destinations}, kind=msgspec.Raw)
@@ -214,32 +252,90 @@ class ForwardVerbs:
         return self._client.ask("POST", "/forwards/flush", body={"origin": origin}, kind=dict[str, int])["changed"]
 
 
+class IntentVerbs:
+    """The verbs of the intent as a whole; it is given as a document's Intent, or as entries by noun and key."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def show(self) -> Intent:
+        """Return all that the operator asked for, as a document."""
+        return self._client.ask("GET", "/intent", kind=Intent)
+
+    def apply(
+        self,
+        want: Intent | Wanted,
+        *,
+        merge: bool = False,
+        dry_run: bool = False,
+        confirm_within: float | None = None,
+        revision: int | None = None,
+        limit: int | None = None,
+    ) -> Applied:
+        """Make the intent equal to `want`, or with `merge` add and change what it names, all or nothing.
+
+        `confirm_within` (seconds): it is rolled back unless `confirm` comes in time. `revision`: Refused if the intent
+        is no longer that one. `limit`: how many differences to return, 0 to 1000.
+        """
+        query = {
+            "merge": _flag(merge),
+            "dry_run": _flag(dry_run),
+            "confirm_within": confirm_within,
+            "revision": revision,
+            "limit": limit,
+        }
+        return self._client.ask("PUT", "/intent", query, _document(want), kind=Applied)
+
+    def diff(self, want: Intent | Wanted, *, merge: bool = False, limit: int | None = None) -> Applied:
+        """Return what `apply` would add, change and remove; changes nothing."""
+        query = {"merge": _flag(merge), "limit": limit}
+        return self._client.ask("POST", "/intent/diff", query, _document(want), kind=Applied, only_looks=True)
+
+    def confirm(self) -> Confirmed:
+        """Keep the change that waits for it; Refused where none does."""
+        return self._client.ask("POST", "/intent/confirm", kind=Confirmed)
+
+
+def load_format(name: str, beginning: bytes = b"") -> LoadFormat | None:
+    """Return the format of a file for `forward load` by its suffix, else by how it begins; None if neither says."""
+    known = _SUFFIXES.get(Path(name).suffix.lower())
+    if known is not None or not beginning.strip():
+        return known
+    if beginning.lstrip()[:1] == b"{":
+        return "jsonl"
+    # a header line names columns, and `to` is one of them
+    columns = beginning.lstrip().partition(b"\n")[0].replace(b'"', b"").split(b",")
+    return "csv" if b"to" in {column.strip() for column in columns} else None
+
+
+def _flag(value: bool) -> str | None:
+    return "true" if value else None
+
+
+def _document(want: Intent | Wanted) -> Intent:
+    return document_of(want) if isinstance(want, Wanted) else want
+
+
+def _pieces(name: str, first: bytes, file: BinaryIO, progress: Progress | None) -> Iterator[bytes]:
+    """Yield a file as it is read, `first` before what follows it, and tell how far it has got."""
+    sent, piece = 0, first
+    while piece:
+        yield piece
+        sent += len(piece)
+        if progress is not None:
+            progress(sent)
+        piece = _read(name, file)
+
+
+def _read(name: str, file: BinaryIO) -> bytes:
+    try:
+        return file.read(PIECE)
+    except OSError as error:
+        # not an OSError any more: those are the connection's
+        reason = (error.strerror or str(error)).lower()
+        raise Refused(f"load {name}: {reason}: nothing was changed") from error
+
+
 def _interface(name: str) -> str:
     # checked here: a slash, even quoted, would name another resource
     return f"/interfaces/{quote(device_name(name, 'name'))}"
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the socket's path."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-def _error(status: int, answer: bytes) -> HoplineError:
-    try:
-        body = msgspec.json.decode(answer, type=dict[str, str])
-    except (msgspec.DecodeError, msgspec.ValidationError):
-        return Refused(f"the daemon answered with status {status} and no reason: look at its log")
-    detail, hint = body.get("detail", ""), body.get("hint", "")
-    if body.get("error") == "invalid_input":
-        return InvalidInput(body.get("field", ""), detail, hint)
-    text = f"{detail}: {hint}" if hint else detail
-    return NotFound(text) if body.get("error") == "not_found" else Refused(text)

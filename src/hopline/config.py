@@ -1,49 +1,25 @@
 """The intent, as frozen types, and what makes a value in it right.
 
 The same field names are the document's, the API's and `--json`'s. A type here holds what the operator wrote; the
-`canonical_*` and `checked_*` functions return it in the one spelling that the store and the plan use, or raise
+`checked_*` functions return it in the one spelling (hopline.spelling) that the store and the plan use, or raise
 InvalidInput with the field's name. Pure: nothing here looks at the host.
 """
 
-import re
-from collections.abc import Iterable
-from ipaddress import (
-    AddressValueError,
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-)
-from socket import AF_INET, inet_pton
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from sys import intern
+from typing import Any, Literal, NoReturn
 
 import msgspec
 
-from hopline.errors import InvalidInput
+from hopline.errors import InvalidInput, Problems
+from hopline.spelling import canonical_address, canonical_destination, canonical_mac, canonical_via, device_name, shown
+from hopline.spelling import instance_name as instance_name  # the rules of all values are had from here
 
 Mode = Literal["auto", "native", "generic"]
 Origin = Literal["operator", "learned"]
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 
 MODES: tuple[Mode, ...] = ("auto", "native", "generic")
-
-_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.ASCII)
-_INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)
-_PLAIN_DEVICE = re.compile(r"[A-Za-z0-9_.@-]+", re.ASCII)
-_MAPPED = IPv6Network("::ffff:0:0/96")
-# what no router forwards (RFC 1122 3.2.1.3, RFC 4291 2.5.3, 2.5.6 and 2.7): a prefix inside one of these is refused
-_NEVER_FORWARDED: tuple[tuple[Network, str], ...] = (
-    (IPv4Network("224.0.0.0/4"), "multicast"),
-    (IPv4Network("127.0.0.0/8"), "loopback"),
-    (IPv4Network("255.255.255.255/32"), "broadcast"),
-    (IPv4Network("0.0.0.0/32"), "the unspecified address"),
-    (IPv6Network("ff00::/8"), "multicast"),
-    (IPv6Network("fe80::/10"), "link-local"),
-    (IPv6Network("::1/128"), "loopback"),
-    (IPv6Network("::/128"), "the unspecified address"),
-)
-_DESTINATION_HINT = "give an address or a prefix, such as 10.10.3.5, 10.10.3.0/24 or 2001:db8::/64"
+_MOST_SPELLINGS = 65_536  # of next hops that NextHops remembers, so that a million different ones do not fill memory
 
 
 class Interface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,182 +65,151 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     forward: tuple[Forward, ...] = ()
 
 
-def canonical_destination(text: str, field: str = "to") -> str:
-    """Return an address (never with /32 or /128) or a prefix in its one spelling; InvalidInput if never forwarded."""
-    if _is_plain_ipv4(text):
-        return text
-    bare, slash, length = text.partition("/")
-    address = _parse(bare, field, _DESTINATION_HINT)
-    bits = address.max_prefixlen
-    width = _prefix_length(length, bits, field) if slash else bits
-    network = _network(address, width)
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        inner = IPv4Network((int(network.network_address) & 0xFFFFFFFF, width - 96))
-        raise InvalidInput(field, f"{text} is an IPv4-mapped IPv6 destination", f"write {_spelled(inner)}")
-    if network.network_address != address:
-        raise InvalidInput(field, f"{text} has host bits set", f"write {network}, or {address} for the one address")
-    for never, what in _NEVER_FORWARDED:
-        if never.version == network.version and network.subnet_of(never):  # type: ignore[arg-type]
-            raise InvalidInput(field, f"{text} is {what}, which is never forwarded", "give a unicast destination")
-    return _spelled(network)
-
-
-def canonical_address(text: str, field: str = "address") -> str:
-    """Return one IPv4 or IPv6 address, of any kind, in its one spelling."""
-    if "/" in text:
-        raise InvalidInput(field, f"{text} is a prefix", "give one address")
-    address = _parse(text, field, "give an IPv4 or IPv6 address, such as 10.10.3.5 or 2001:db8::5")
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        raise InvalidInput(field, f"{text} is an IPv4-mapped IPv6 address", f"write {address.ipv4_mapped}")
-    return str(address)
-
-
-def canonical_mac(text: str, field: str = "dst_mac") -> str:
-    """Return a unicast MAC address as six lower-case octets with colons (IEEE 802: bit 0 of the first is multicast)."""
-    mac = text.lower()
-    if not _MAC.fullmatch(mac):
-        raise InvalidInput(field, f"{shown(text)} is not a MAC address", "write six octets, as 08:00:27:f2:cb:f9")
-    if mac == "ff:ff:ff:ff:ff:ff":
-        raise InvalidInput(field, f"{mac} is the broadcast address", "give the MAC address of one station")
-    if int(mac[:2], 16) & 1:
-        raise InvalidInput(field, f"{mac} is a multicast address", "give the MAC address of one station")
-    if mac == "00:00:00:00:00:00":
-        raise InvalidInput(field, f"{mac} is nobody's address", "give the MAC address of one station")
-    return mac
-
-
-def device_name(text: str, field: str = "dev") -> str:
-    """Return `text` if the kernel could have a device of that name (net/core/dev.c, dev_valid_name)."""
-    hint = "give the name of a device, as `ip link` shows it"
-    if not text or text in (".", "..") or len(text.encode("utf-8", "surrogatepass")) > 15:
-        raise InvalidInput(field, f"{shown(text)} is not a device name of 1 to 15 bytes", hint)
-    if not _PLAIN_DEVICE.fullmatch(text) and any(c in "/:" or c.isspace() or not c.isprintable() for c in text):
-        raise InvalidInput(field, f"{shown(text)} has a character that no device name has", hint)
+def mode_name(text: str, field: str = "mode") -> str:
+    """Return `text` if it is one of MODES."""
+    if text not in MODES:
+        raise InvalidInput(field, f"{shown(text)} is not a mode", f"use one of {', '.join(MODES)}")
     return text
 
 
-def instance_name(text: str, field: str = "instance") -> str:
-    """Return `text` if it can name an instance: it becomes a directory under /run, /var/lib and bpffs."""
-    if not _INSTANCE.fullmatch(text):
-        raise InvalidInput(field, f"{shown(text)} cannot name an instance", "use 1 to 32 of A-Z a-z 0-9 _ -")
-    return text
+# what is asked of each field by itself, for those whose type does not say it all
+FIELD_CHECKS: Mapping[type, Mapping[str, Callable[[str, str], str]]] = {
+    Interface: {"name": device_name, "mode": mode_name},
+    Forward: {
+        "to": canonical_destination,
+        "dev": device_name,
+        "src_mac": canonical_mac,
+        "dst_mac": canonical_mac,
+        "via": canonical_address,
+    },
+}
 
 
 def checked_interface(interface: Interface, where: str = "") -> Interface:
     """Return the interface if its values are right; `where` is put before the field's name, as in `interface[3].`."""
-    device_name(interface.name, f"{where}name")
-    if interface.mode not in MODES:
-        raise InvalidInput(f"{where}mode", f"{shown(interface.mode)} is not a mode", f"use one of {', '.join(MODES)}")
+    problems = Problems()
+    _check_fields(interface, problems)
+    if problems.count:
+        _refuse(problems, where)
     return interface
 
 
 def checked_forward(forward: Forward, where: str = "") -> Forward:
-    """Return the entry in canonical spelling; InvalidInput names the first wrong field, after `where`."""
+    """Return the entry in canonical spelling; InvalidInput or InvalidInputs name what is wrong, after `where`."""
     try:
-        return _checked_forward(forward)
+        return _right_forward(forward)
     except InvalidInput as error:
-        raise InvalidInput(f"{where}{error.field}", error.detail, error.hint) from None
+        first = error
+    # slower, and only now: everything that is wrong, not the first alone
+    problems = Problems()
+    _check_fields(forward, problems)
+    _check_shape(forward, problems)
+    if not problems.count:
+        problems.add(first)
+    return _refuse(problems, where)
+
+
+class NextHops:
+    """Next hops that were found right, kept so that a million entries check, and hold, each of them once."""
+
+    def __init__(self) -> None:
+        self._right: dict[tuple[str | None, str | None, str | None, str | None, bool], NextHop] = {}
+        self._shared: dict[NextHop, NextHop] = {}
+
+    def checked(self, forward: Forward) -> tuple[str, NextHop]:
+        """Return an entry's destination and next hop in canonical spelling, or raise as checked_forward does."""
+        to = forward.to
+        # whether `via` will do depends on the destination's family too
+        named = (forward.dev, forward.src_mac, forward.dst_mac, forward.via, ":" in to)
+        hop = self._right.get(named)
+        if hop is None:
+            entry = checked_forward(forward)
+            hop = self._one(entry)
+            if len(self._right) == _MOST_SPELLINGS:
+                self._right.clear()
+            self._right[named] = hop
+            return entry.to, hop
+        try:
+            return canonical_destination(to), hop
+        except InvalidInput:
+            return checked_forward(forward).to, hop
+
+    def _one(self, entry: Forward) -> NextHop:
+        dev, src_mac, dst_mac, via = (
+            None if text is None else intern(text) for text in (entry.dev, entry.src_mac, entry.dst_mac, entry.via)
+        )
+        hop = NextHop(dev, src_mac, dst_mac, via)
+        return self._shared.setdefault(hop, hop)
 
 
 def checked_forwards(forwards: Iterable[Forward]) -> list[Forward]:
-    """Return all entries in canonical spelling; a destination that occurs twice is refused with both places."""
+    """Return all entries in canonical spelling; InvalidInput or InvalidInputs name what is wrong, and where.
+
+    A destination that occurs twice is refused with both places.
+    """
+    problems = Problems()
+    checked = _checked_forwards(forwards, problems)
+    problems.refuse()
+    return checked
+
+
+def _checked_forwards(forwards: Iterable[Forward], problems: Problems) -> list[Forward]:
+    hops = NextHops()
     checked: list[Forward] = []
     places: dict[str, int] = {}
     for place, forward in enumerate(forwards):
         try:
-            entry = _checked_forward(forward)
-            first = places.setdefault(entry.to, place)
+            to, hop = hops.checked(forward)
+            first = places.setdefault(to, place)
             if first != place:
-                raise InvalidInput("to", f"{entry.to} is also forward[{first}]", "give each destination once")
+                raise InvalidInput("to", f"{to} is also forward[{first}]", "give each destination once")
         except InvalidInput as error:
-            raise InvalidInput(f"forward[{place}].{error.field}", error.detail, error.hint) from None
-        checked.append(entry)
+            problems.add(error.within(f"forward[{place}]."))
+            continue
+        checked.append(hop.entry(to))
     return checked
 
 
-def checked_intent(intent: Intent) -> Intent:
-    """Return the whole intent in canonical spelling, every name and destination once."""
-    names: dict[str, int] = {}
-    for place, interface in enumerate(intent.interface):
-        checked_interface(interface, f"interface[{place}].")
-        first = names.setdefault(interface.name, place)
-        if first != place:
-            detail = f"{interface.name} is also interface[{first}]"
-            raise InvalidInput(f"interface[{place}].name", detail, "give each once")
-    return Intent(interface=intent.interface, forward=tuple(checked_forwards(intent.forward)))
+def _check_fields(entry: Any, problems: Problems) -> None:
+    for name, check in FIELD_CHECKS[type(entry)].items():
+        text = getattr(entry, name)
+        if text is not None:
+            try:
+                check(text, name)
+            except InvalidInput as error:
+                problems.add(error)
 
 
-def shown(text: str) -> str:
-    """Return a stranger's text fit for one line of an error: quoted where it needs it, cut after 64 characters."""
-    cut = text if len(text) <= 64 else text[:61] + "..."
-    return cut if cut and cut.isprintable() and " " not in cut else ascii(cut)
+def _check_shape(forward: Forward, problems: Problems) -> None:
+    """Note the fields that are missing, or that do not go together."""
+    for name in ("dev", "dst_mac") if forward.via is None else ():
+        if getattr(forward, name) is None:
+            problems.add(InvalidInput(name, f"missing for {shown(forward.to)}", "give dev and dst_mac, or via"))
+    for name in ("src_mac", "dst_mac") if forward.via is not None else ():
+        if getattr(forward, name) is not None:
+            hint = "via finds the MAC addresses itself: give via, or dev and dst_mac"
+            problems.add(InvalidInput(name, f"given together with via for {shown(forward.to)}", hint))
 
 
-def _checked_forward(forward: Forward) -> Forward:
+def _refuse(problems: Problems, where: str) -> NoReturn:
+    try:
+        problems.refuse()
+    except InvalidInput as error:
+        raise (error.within(where) if where else error) from None
+    raise AssertionError("nothing was wrong")
+
+
+def _right_forward(forward: Forward) -> Forward:
+    """Return the entry in canonical spelling; the first thing that is wrong is raised."""
     to = canonical_destination(forward.to)
     dev = None if forward.dev is None else device_name(forward.dev)
     if forward.via is not None:
-        for name in ("src_mac", "dst_mac"):
-            if getattr(forward, name) is not None:
-                hint = "via finds the MAC addresses itself: give via, or dev and dst_mac"
-                raise InvalidInput(name, f"given together with via for {to}", hint)
-        return Forward(to=to, dev=dev, via=_canonical_via(forward.via, to, dev))
-    if dev is None:
-        raise InvalidInput("dev", f"missing for {to}", "give dev and dst_mac, or via")
-    if forward.dst_mac is None:
-        raise InvalidInput("dst_mac", f"missing for {to}", "give dev and dst_mac, or via")
+        via = canonical_via(forward.via, to, dev)
+        if forward.src_mac is not None or forward.dst_mac is not None:
+            raise InvalidInput("via", "given together with MAC addresses")
+        return Forward(to=to, dev=dev, via=via)
+    if dev is None or forward.dst_mac is None:
+        raise InvalidInput("dev", "missing")
     dst_mac = canonical_mac(forward.dst_mac)
     src_mac = None if forward.src_mac is None else canonical_mac(forward.src_mac, "src_mac")
     return Forward(to=to, dev=dev, src_mac=src_mac, dst_mac=dst_mac)
-
-
-def _is_plain_ipv4(text: str) -> bool:
-    """Whether `text` needs no closer look: a host in 1/8 to 223/8 but 127/8; most of a bulk load, ten times as fast."""
-    try:
-        first = inet_pton(AF_INET, text)[0]  # takes only the canonical spelling: four numbers, no leading zeros
-    except (OSError, ValueError):
-        return False
-    return 0 < first < 224 and first != 127
-
-
-def _parse(text: str, field: str, hint: str) -> Address:
-    if "%" in text:
-        raise InvalidInput(field, f"{shown(text)} has a zone", "name the device with dev and leave %... out")
-    try:
-        return IPv6Address(text) if ":" in text else IPv4Address(text)
-    except AddressValueError:
-        raise InvalidInput(field, f"{shown(text)} is not an IP address", hint) from None
-
-
-def _prefix_length(text: str, bits: int, field: str) -> int:
-    # int() alone would take " 24", "+24" and other scripts' digits
-    if text.isascii() and text.isdigit() and len(text) <= 3 and text == str(int(text)) and int(text) <= bits:
-        return int(text)
-    raise InvalidInput(field, f"/{shown(text)} is not a prefix length", f"give a number from 0 to {bits}")
-
-
-def _network(address: Address, width: int) -> Network:
-    if isinstance(address, IPv4Address):
-        return IPv4Network((int(address), width), strict=False)
-    return IPv6Network((int(address), width), strict=False)
-
-
-def _spelled(network: Network) -> str:
-    return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
-
-
-def _canonical_via(text: str, to: str, dev: str | None) -> str:
-    field = "via"
-    via = _parse(canonical_address(text, field), field, "give the next hop's address")
-    destination_is_ipv6 = ":" in to
-    if destination_is_ipv6 and via.version == 4:
-        raise InvalidInput(field, f"{via} is IPv4 and {to} is IPv6", "give an IPv6 next hop")
-    if not destination_is_ipv6 and via.version == 6:
-        hint = "an IPv6 next hop for IPv4 is not supported yet: give an IPv4 one, or dev and dst_mac"
-        raise InvalidInput(field, f"{via} is IPv6 and {to} is IPv4", hint)
-    broadcast = via == IPv4Address("255.255.255.255")
-    if via.is_multicast or via.is_loopback or via.is_unspecified or broadcast:
-        raise InvalidInput(field, f"{via} is not a unicast address of a neighbour", "give the next hop's own address")
-    if via.version == 6 and via.is_link_local and dev is None:
-        raise InvalidInput(field, f"{via} is link-local, so it says nothing without a device", "give dev too")
-    return str(via)

@@ -11,7 +11,16 @@ from typing import Any
 
 import msgspec
 
-from hopline.config import Forward, Intent, Interface, NextHop, checked_forward, checked_interface
+from hopline.config import (
+    Forward,
+    Intent,
+    Interface,
+    NextHop,
+    canonical_destination,
+    checked_forward,
+    checked_interface,
+    device_name,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,7 @@ class Noun:
     key: str  # the field that tells entries apart
     kind: type[msgspec.Struct]
     value: type[msgspec.Struct]
+    canonical: Callable[[str], str]  # a key in its one spelling, or InvalidInput
     checked: Callable[[Any], Any]  # the entry in canonical spelling, or InvalidInput
     value_of: Callable[[Any], Any]
     entry: Callable[[str, Any], Any]  # key and value → the entry
@@ -34,8 +44,26 @@ class Noun:
 
 # in the order in which a document shows them
 NOUNS: tuple[Noun, ...] = (
-    Noun("interface", "name", Interface, Interface, checked_interface, lambda i: i, lambda _, i: i),
-    Noun("forward", "to", Forward, NextHop, checked_forward, NextHop.of, lambda to, hop: hop.entry(to)),
+    Noun(
+        "interface",
+        "name",
+        Interface,
+        Interface,
+        device_name,
+        checked_interface,
+        lambda kept: kept,
+        lambda _, kept: kept,
+    ),
+    Noun(
+        "forward",
+        "to",
+        Forward,
+        NextHop,
+        canonical_destination,
+        checked_forward,
+        NextHop.of,
+        lambda to, hop: hop.entry(to),
+    ),
 )
 
 
@@ -128,6 +156,13 @@ def difference(have: Wanted, want: Wanted, merge: bool = False) -> Change:
         if before or after:
             deltas[noun.name] = Delta(before, after)
     return Change(deltas)
+
+
+def one_entry(noun: str, key: str, before: object | None, after: object | None) -> Change:
+    """Return the change of one entry; None where it is not."""
+    if before == after:
+        return Change()
+    return Change({noun: Delta({} if before is None else {key: before}, {} if after is None else {key: after})})
 
 
 def wanted_of(intent: Intent) -> Wanted:

@@ -8,11 +8,14 @@ import time
 import numpy as np
 import pytest
 
-from bpf import test_forward
+from bpf import test_forward, test_parse
 from bpf.frames import forwarded, ip4, ip6
 from bpf.pipeline import Hop, Pipeline
+from hopline.daemon.counters import BEFORE_THE_LOOK_UP, read_counters
 from hopline.daemon.datapath import LEASE_S
-from hopline.kernel import atomic_store32
+from hopline.kernel import atomic_store32, netns
+from hopline.kernel.netlink import query
+from hopline.kernel.netlink.features import device_features
 
 A, B = Hop("02:00:00:00:0a:01", "02:00:00:00:0a:02"), Hop("02:00:00:00:0b:01", "02:00:00:00:0b:02")
 
@@ -161,6 +164,79 @@ def test_the_lease_runs_out_by_itself(pipeline):
         time.sleep(0.01)
     assert time.monotonic() - began > 0.8 * LEASE_S
     assert pipeline.run(packet).verdict == "PASS_NO_LEASE"
+
+
+# hits and misses
+
+
+def misses_and_hits(pipeline: Pipeline, packet: bytes) -> tuple[int, int]:
+    """How many misses and hits a packet adds, on the slot that it came in by and on no other."""
+    before = read_counters(pipeline.datapath)
+    pipeline.run(packet)
+    after = read_counters(pipeline.datapath)
+    moved = {slot for slot in after if after[slot] != before[slot]}
+    assert moved == {pipeline.in_slot}
+    now, was = after[pipeline.in_slot], before[pipeline.in_slot]
+    return now.misses - was.misses, now.hits - was.hits
+
+
+@pytest.mark.parametrize("case", [*test_forward.CASES, *test_parse.CASES], ids=lambda case: case.sentence)
+def test_a_packet_is_a_miss_where_the_tables_were_asked_and_a_hit_where_the_cache_knew(world, case):
+    world.datapath.bump_generation()
+    looked_up = case.verdict not in BEFORE_THE_LOOK_UP
+    assert misses_and_hits(world, case.packet) == (1, 0) if looked_up else (0, 0)
+    known = world.asked(case.packet)[2] == "CACHE"
+    assert misses_and_hits(world, case.packet) == ((0, 1) if known else (1, 0)) if looked_up else (0, 0)
+
+
+def test_without_a_lease_every_packet_is_a_miss(pipeline):
+    pipeline.forward("198.51.100.7", A)
+    assert [misses_and_hits(pipeline, ip4()) for _ in range(2)] == [(1, 0), (0, 1)]
+    pipeline.leased = False
+    pipeline.datapath.drop_lease()
+    assert [misses_and_hits(pipeline, ip4()) for _ in range(2)] == [(1, 0), (1, 0)]
+
+
+def test_a_dry_run_is_neither_hit_nor_miss(pipeline):
+    pipeline.forward("198.51.100.7", A)
+    before = read_counters(pipeline.datapath)
+    pipeline.asked(ip4())
+    pipeline.run(ip4())
+    pipeline.asked(ip4())
+    now, was = read_counters(pipeline.datapath)[pipeline.in_slot], before[pipeline.in_slot]
+    assert (now.misses - was.misses, now.hits - was.hits) == (1, 0)
+
+
+def test_misses_of_all_processors_add_up(pipeline):
+    """More destinations than their bucket has ways, from four threads at once."""
+    pairs = enter_all(pipeline, one_bucket4(pipeline)[:40])
+    before = read_counters(pipeline.datapath)[pipeline.in_slot]
+    threads = [threading.Thread(target=hammer, args=(pipeline, pairs, 50, seed)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    after = read_counters(pipeline.datapath)[pipeline.in_slot]
+    misses, hits = after.misses - before.misses, after.hits - before.hits
+    assert misses + hits == 4 * 50 * len(pairs)
+    assert misses > len(pairs)
+    assert hits > len(pairs)
+
+
+def test_a_device_in_a_slot_that_was_another_s_begins_with_none(pipeline):
+    misses, attachments = pipeline.datapath.maps["cache_misses"], pipeline.attachments
+    for slot in set(range(misses.max_entries)) - set(attachments.slots.values()):
+        misses.set(slot, 7)
+    pipeline.sh("ip link add extra type veth peer name extra2")
+    with netns.inside(pipeline.router):
+        link = query.link("extra")
+        attachments.know(link, device_features("extra"))
+    slot = attachments.slots[link.index]
+    assert read_counters(pipeline.datapath)[slot].misses == 0
+    assert misses.sums().tolist().count(7 * misses.ncpu) == misses.max_entries - len(attachments.slots)
+    attachments.forget(link.index)
+    assert slot not in read_counters(pipeline.datapath)
+    pipeline.sh("ip link del extra")
 
 
 # collisions: many destinations, each with an adjacency of its own

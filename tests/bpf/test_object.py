@@ -8,6 +8,7 @@ import pytest
 from bpf.fixtures import compiled
 from hopline.errors import KernelError, LayoutError, VerifierRefusal
 from hopline.kernel import BpfObject, Map, Program, XdpLink, bpffs, has_helper, netns
+from hopline.kernel.object import ObjectFile
 
 PASS, TX = 2, 3
 
@@ -207,3 +208,26 @@ def test_a_file_that_is_no_object_is_named(path):
 def test_helpers_are_probed_by_type():
     assert has_helper(6, 51)  # redirect_map in XDP
     assert not has_helper(6, 73)  # lwt_push_encap
+
+
+def test_an_object_file_stays_what_it_was_when_its_package_is_upgraded(tmp_path):
+    path = tmp_path / "pipe.bpf.o"
+    path.write_bytes(compiled("pipe").read_bytes())
+    file, same = ObjectFile(path), ObjectFile(compiled("pipe"))
+    assert (file.digest, file.name, len(file.digest)) == (same.digest, "pipe", 16)
+    path.write_bytes(b"another build")
+    assert ObjectFile(path).digest != file.digest
+    path.unlink()
+    with file.open() as opened:
+        assert opened.programs() == BpfObject.open(compiled("pipe")).programs()
+        opened.load()
+    with pytest.raises(KernelError, match="build the package"):
+        ObjectFile(path)
+
+
+def test_a_map_tells_all_layouts_of_the_object_that_made_it(tmp_path):
+    with loaded() as opened:
+        name = next(name for name in opened.maps() if opened.map(name).layout() is not None)
+        layout = opened.map(name).layout()
+        assert layout.btf.types
+    assert Map.create(2, "plain", 4, 4, 1).layout() is None

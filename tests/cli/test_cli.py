@@ -1,36 +1,17 @@
 """The command line: its grammar, what it prints, its exit codes, and that errors are one line."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 
-from front_double import NEIGHBOUR_MAC, OWN_MAC, Doors
-from hopline.cli import main as cli
-
-
-@pytest.fixture(scope="module")
-def open_doors(tmp_path_factory):
-    with Doors(tmp_path_factory.mktemp("run")) as doors:
-        yield doors
-
-
-@pytest.fixture
-def run(open_doors, capsys):
-    open_doors.service.__init__()
-
-    def run(*arguments, here=True):
-        where = ["--run", str(open_doors.run)] if here else []
-        code = cli.main([*where, *arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    run.service = open_doors.service
-    run.directory = open_doors.run
-    return run
+from front_double import NEIGHBOUR_MAC, OWN_MAC
+from hopline.daemon.protocol import PendingState
 
 
 def process(*arguments, **options):
@@ -54,7 +35,9 @@ def test_help_lists_every_command():
     out = process("--help").stdout
     for name in ("serve", "status", "doctor", "detach", "interface", "forward", "lab"):
         assert f"\n  {name} " in out
-    for verb in ("add", "replace", "del", "show", "get", "flush"):
+    for name in ("apply", "diff", "export", "history", "rollback", "confirm", "upgrade"):
+        assert f"\n  {name} " in out
+    for verb in ("add", "replace", "del", "show", "get", "flush", "load"):
         assert f"\n  {verb} " in process("forward", "--help").stdout
     for hidden in ("list", "delete"):
         assert f"\n  {hidden} " not in process("forward", "--help").stdout
@@ -145,6 +128,22 @@ def test_status_tells_all_it_is_asked_for(run):
     }
 
 
+def test_status_tells_what_waits_and_what_was_repaired(run, monkeypatch):
+    plain = asyncio.run(run.service.status())
+    assert "\n    intent: change 0\n" in run("status")[1]
+
+    async def status():
+        more = {"revision": 9, "pending": PendingState(9, 41.6), "repairs": {"entries": 2, "devices": 0, "programs": 1}}
+        return msgspec.structs.replace(plain, **more)
+
+    monkeypatch.setattr(run.service, "status", status)
+    out = run("status")[1]
+    assert "\n    intent: change 9; drift repaired: 2 entries, 1 programs\n" in out
+    todo = f"`hopline confirm --run {run.directory}` keeps it"
+    assert f"\n    change 9 waits to be confirmed and is rolled back in 42 s: {todo}\n" in out
+    assert json.loads(run("status", "--json")[1])["pending"] == {"revision": 9, "left_s": 41.6}
+
+
 @pytest.mark.parametrize("verb", ["", "show", "list", "ls"])
 def test_a_bare_noun_and_its_aliases_show(run, verb):
     assert "10.10.2.7" in run("forward", *verb.split())[1]
@@ -156,7 +155,7 @@ def test_a_bare_noun_and_its_aliases_show(run, verb):
 def test_the_ways_to_delete(run, verb):
     run("forward", "add", "10.10.3.5", "--via", "10.10.3.1")
     assert run("forward", verb, "10.10.3.5")[0] == 0
-    assert run.service.intent == {}
+    assert run.service.entries == {}
 
 
 def test_the_instance_goes_before_or_after_the_verb(run):
@@ -202,6 +201,19 @@ def test_the_instance_goes_before_or_after_the_verb(run):
         ["status", "extra"],
         ["serve", "--cache-size", "big"],
         ["completion", "tcsh"],
+        ["apply"],
+        ["apply", "a", "b"],
+        ["apply", "a", "--confirm-within", "soon"],
+        ["apply", "a", "--confirm-within", "0s"],
+        ["apply", "a", "--confirm-within", "-5"],
+        ["diff"],
+        ["diff", "a", "--yes"],
+        ["rollback"],
+        ["rollback", "-1"],
+        ["rollback", "last"],
+        ["forward", "load"],
+        ["forward", "load", "a", "--format", "xml"],
+        ["history", "5"],
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_one_line(run, arguments):
@@ -306,6 +318,9 @@ def test_completion_scripts(shell):
         ("hopline --run RUN forward del 10.10.", "10.10.3.5"),
         ("hopline --run RUN interface set enp", "enp0s3"),
         ("hopline forward show --or", "--origin"),
+        ("hopline ap", "apply"),
+        ("hopline forward lo", "load"),
+        ("hopline --run RUN rollback 2", "2"),
     ],
 )
 def test_completion_of_words(run, line, expected):

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
 
+from hopline.config import Interface
 from hopline.daemon.plan import Tables
 from hopline.features.forward import Adjacency, table_of
 
 DESTINATIONS = [f"10.0.0.{i}" for i in range(5)] + ["10.1.0.0/16", "10.2.0.0/16", "fd00::1", "fd00::2", "fd01::/32"]
 IDS = range(2, 9)
+DEVICES = ["eth0", "eth1", "eth2"]
 
 
 class Model:
@@ -17,11 +19,12 @@ class Model:
     def __init__(self, tables: Tables, before=lambda what: None) -> None:
         self.entries = dict(tables.entries)
         self.adjacencies = dict(tables.adjacencies)
+        self.interfaces = dict(tables.interfaces)
         self.calls: list[str] = []
         self.before = before
 
     def tables(self) -> Tables:
-        return Tables(dict(self.entries), dict(self.adjacencies))
+        return Tables(dict(self.entries), dict(self.adjacencies), dict(self.interfaces))
 
     def dangling(self) -> dict[str, int]:
         """Entries that point at nothing."""
@@ -50,6 +53,14 @@ class Model:
     def bump_generation(self) -> None:
         self._about("bump_generation")
 
+    def attach_interface(self, before: Interface | None, after: Interface) -> None:
+        self._about("attach_interface")
+        self.interfaces[after.name] = after
+
+    def detach_interface(self, name: str) -> None:
+        self._about("detach_interface")
+        self.interfaces.pop(name, None)
+
     def _about(self, what: str) -> None:
         self.before(what)
         self.calls.append(what)
@@ -57,10 +68,12 @@ class Model:
 
 @st.composite
 def consistent_tables(draw) -> Tables:
-    """Tables whose entries all point at adjacencies that exist; some adjacencies may have no entry."""
+    """Tables whose entries all point at adjacencies that exist; some adjacencies may have no entry. And interfaces."""
     contents = st.builds(Adjacency, st.sampled_from(["READY", "UNRESOLVED", "NO_DEVICE"]), st.integers(0, 2))
     adjacencies = draw(st.dictionaries(st.sampled_from(IDS), contents))
+    names = draw(st.sets(st.sampled_from(DEVICES)))
+    interfaces = {name: Interface(name, draw(st.sampled_from(["auto", "native"]))) for name in names}
     if not adjacencies:
-        return Tables()
+        return Tables(interfaces=interfaces)
     ids = st.sampled_from(sorted(adjacencies))
-    return Tables(draw(st.dictionaries(st.sampled_from(DESTINATIONS), ids)), adjacencies)
+    return Tables(draw(st.dictionaries(st.sampled_from(DESTINATIONS), ids)), adjacencies, interfaces)

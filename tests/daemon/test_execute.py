@@ -7,15 +7,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.tables import Model, consistent_tables
+from hopline.config import Interface
 from hopline.daemon.execute import execute, revert
-from hopline.daemon.plan import Bump, DropEntries, PutEntries, RetireAdjacency, Tables, WriteAdjacency, plan
-from hopline.errors import KernelError
+from hopline.daemon.plan import (
+    AttachInterface,
+    Bump,
+    DetachInterface,
+    DropEntries,
+    PutEntries,
+    RetireAdjacency,
+    Tables,
+    WriteAdjacency,
+    plan,
+)
+from hopline.errors import KernelError, Refused, StepFailed
 from hopline.features.forward import Adjacency
 
 A, B, C = Adjacency("READY", 1), Adjacency("READY", 2), Adjacency("UNRESOLVED", 3)
-# every kind of step: a new adjacency, a changed one, entries new, moved and dropped, and an adjacency without use
-HAVE = Tables({"10.0.0.1": 2, "10.0.0.2": 2, "10.0.0.3": 4, "fd00::1": 3}, {2: A, 3: B, 4: C})
-WANT = Tables({"10.0.0.1": 5, "10.0.0.2": 2, "10.0.0.4": 5, "10.1.0.0/16": 2, "fd00::1": 3}, {2: A, 3: C, 5: B})
+ETH0, ETH1, ETH2 = Interface("eth0"), Interface("eth1"), Interface("eth2")
+# every kind of step: a new adjacency, a changed one, entries new, moved and dropped, an adjacency without use, and
+# interfaces new, changed and gone
+HAVE = Tables(
+    {"10.0.0.1": 2, "10.0.0.2": 2, "10.0.0.3": 4, "fd00::1": 3}, {2: A, 3: B, 4: C}, {"eth0": ETH0, "eth1": ETH1}
+)
+WANT = Tables(
+    {"10.0.0.1": 5, "10.0.0.2": 2, "10.0.0.4": 5, "10.1.0.0/16": 2, "fd00::1": 3},
+    {2: A, 3: C, 5: B},
+    {"eth0": Interface("eth0", "native"), "eth2": ETH2},
+)
 
 
 class Failing:
@@ -31,15 +50,16 @@ class Failing:
 
 
 def writes(have: Tables, want: Tables) -> int:
-    """How many single writes the whole plan takes."""
+    """How many single writes the whole plan takes that can be undone."""
     model = Model(have)
     execute(plan(have, want), model)
-    return len(model.calls)
+    return len(model.calls) - model.calls.count("detach_interface")
 
 
 def test_the_case_has_every_kind_of_step():
     kinds = {type(step) for step in plan(HAVE, WANT)}
-    assert kinds == {WriteAdjacency, PutEntries, DropEntries, Bump, RetireAdjacency}
+    entries = {WriteAdjacency, PutEntries, DropEntries, Bump, RetireAdjacency}
+    assert kinds == entries | {AttachInterface, DetachInterface}
 
 
 def test_all_steps_run_in_order():
@@ -52,9 +72,12 @@ def test_all_steps_run_in_order():
 @pytest.mark.parametrize("at", range(writes(HAVE, WANT)))
 def test_a_failure_at_any_write_leaves_things_as_they_were(at, error):
     model = Model(HAVE, Failing(at, error))
-    with pytest.raises(type(error)) as raised:
-        execute(plan(HAVE, WANT), model)
-    assert raised.value is error
+    store: list[str] = []
+    with pytest.raises((type(error), StepFailed)) as raised:
+        execute(plan(HAVE, WANT), model, lambda: store.append("durable"), lambda: store.append("retracted"))
+    assert error in (raised.value, raised.value.__cause__)
+    assert isinstance(raised.value, StepFailed) is isinstance(error, KernelError)
+    assert store == ["durable", "retracted"]
     assert model.tables() == HAVE
     # what was read meanwhile may have been cached
     assert model.calls[-1] == "bump_generation"
@@ -63,7 +86,7 @@ def test_a_failure_at_any_write_leaves_things_as_they_were(at, error):
 @given(consistent_tables(), consistent_tables(), st.data())
 def test_a_failure_at_any_write_of_any_plan_is_undone_and_no_entry_dangles_on_the_way_back(have, want, data):
     steps = plan(have, want)
-    if not steps:
+    if not writes(have, want):
         return
     failing = Failing(data.draw(st.integers(0, writes(have, want) - 1)), KernelError("put", 28))
     model = Model(have)
@@ -73,9 +96,65 @@ def test_a_failure_at_any_write_of_any_plan_is_undone_and_no_entry_dangles_on_th
         failing(what)
 
     model.before = before
-    with pytest.raises(KernelError):
+    with pytest.raises((KernelError, StepFailed)):
         execute(steps, model)
     assert model.tables() == have
+
+
+def test_the_message_says_which_step_of_how_many_failed_and_why():
+    steps = plan(HAVE, WANT)
+    failing = Failing(2, KernelError("update map forward_exact4", 7, "the map holds 4 entries at most"))
+    with pytest.raises(StepFailed) as raised:
+        execute(steps, Model(HAVE, failing))
+    assert str(raised.value) == (
+        f"step 3 of {len(steps)}, put 2 entries into forward_exact4: update map forward_exact4: argument list too long "
+        "(errno 7): the map holds 4 entries at most: all of it was undone"
+    )
+
+
+def test_a_step_that_is_all_there_is_fails_in_its_own_words():
+    error = Refused("attach xdp pipeline to eth2: another program (id 39) is attached")
+    with pytest.raises(Refused) as raised:
+        execute([AttachInterface(None, ETH2)], Model(Tables(), Failing(0, error)))
+    assert raised.value is error
+
+
+def test_what_cannot_be_made_durable_has_touched_no_packet():
+    model = Model(HAVE)
+
+    def full() -> None:
+        raise Refused("write store: disk is full")
+
+    with pytest.raises(Refused, match="disk is full"):
+        execute(plan(HAVE, WANT), model, full, lambda: pytest.fail("there is nothing to take back"))
+    assert model.tables() == HAVE
+    assert model.calls == []
+
+
+def test_where_the_store_cannot_take_it_back_either_the_rest_is_undone_and_it_is_said(caplog):
+    def broken() -> None:
+        raise Refused("write store: disk is full")
+
+    model = Model(HAVE, Failing(writes(HAVE, WANT) - 1, KernelError("retire", 22)))
+    with pytest.raises(StepFailed, match="retire adjacency"):
+        execute(plan(HAVE, WANT), model, retract=broken)
+    assert model.tables() == HAVE
+    assert "disk is full: the next start carries it out" in caplog.text
+
+
+def test_a_program_that_cannot_be_taken_off_is_left_to_the_repair_of_drift(caplog):
+    model = Model(HAVE)
+
+    def stuck(what: str) -> None:
+        if what == "detach_interface":
+            raise KernelError("detach xdp link id 4", 16)
+
+    model.before = stuck
+    made: list[str] = []
+    execute(plan(HAVE, WANT), model, lambda: made.append("durable"))
+    assert made == ["durable"]
+    assert model.entries == WANT.entries
+    assert "detach eth1: " in caplog.text
 
 
 PUT = PutEntries("forward_exact4", {"10.0.0.1": 3, "10.0.0.3": 3, "10.0.0.2": 3}, {"10.0.0.1": 2, "10.0.0.2": 2})
@@ -112,7 +191,7 @@ def test_what_cannot_be_undone_is_said_and_the_rest_is(caplog):
     model.before = stuck
     with caplog.at_level(logging.ERROR, "hopline"):
         revert(steps, model)
-    assert "undo PutEntries: " in caplog.text
+    assert "undo: put " in caplog.text
     assert model.adjacencies.items() >= {2: A, 3: B, 4: C}.items()
     assert model.entries["10.0.0.3"] == 4
 

@@ -98,6 +98,7 @@ def test_the_seed_s_example_word_for_word(doors):
     assert post(doors, QUERY) == {"code": 200, "traceId": TRACE, "Tables": [row]}
     assert post(doors, {**UPDATE, "srcMac": "08:00:27:AA:00:01"}) == {"code": 200, "traceId": TRACE}
     assert post(doors, QUERY)["Tables"] == [{**row, "SrcMac": "08:00:27:aa:00:01"}]
+    assert doors.service.past[-1].by == "fwd client 127.0.0.1"
     assert post(doors, DELETE) == {"code": 200, "traceId": TRACE}
     assert post(doors, QUERY)["Tables"] == []
 
@@ -109,8 +110,8 @@ def test_only_ipv4_hosts_with_a_known_next_hop_are_in_the_table(doors):
         ("10.10.3.7", "10.10.3.99"),
         ("10.10.3.8", "10.10.3.1"),
     ]:
-        doors.service.intent[to] = Forward(to, via=via)
-    doors.service.intent["10.10.3.9"] = Forward("10.10.3.9", dev="gone0", dst_mac=NEIGHBOUR_MAC)
+        doors.service.entries[to] = Forward(to, via=via)
+    doors.service.entries["10.10.3.9"] = Forward("10.10.3.9", dev="gone0", dst_mac=NEIGHBOUR_MAC)
     assert [row["Ip"] for row in post(doors, QUERY)["Tables"]] == ["10.10.3.8"]
 
 
@@ -181,7 +182,7 @@ def test_1200_a_field_that_is_wrong(doors, field, value):
     answer = post(doors, {**UPDATE, field: value})
     assert failure(answer, 1200).startswith(f"update error: {field}: ")
     assert answer["traceId"] == TRACE
-    assert doors.service.intent == {}
+    assert doors.service.entries == {}
 
 
 @pytest.mark.parametrize("field", ["ip", "iface", "srcMac", "dstMac"])
@@ -203,7 +204,7 @@ def test_1200_and_1201_what_the_daemon_refuses(doors):
 def test_a_web_page_has_no_right(doors):
     assert "no right" in failure(post(doors, UPDATE, "Origin: http://example.org"), 1200)
     assert "no right" in failure(post(doors, QUERY, "Origin: null"), 1201)
-    assert doors.service.intent == {}
+    assert doors.service.entries == {}
 
 
 def test_only_listed_clients_have_a_right():
@@ -302,7 +303,7 @@ def test_two_hundred_at_once_beside_a_hundred_that_say_nothing(doors):
     for client in idle:
         client.close()
     assert codes == [200] * 200
-    assert len(doors.service.intent) == 200
+    assert len(doors.service.entries) == 200
 
 
 def test_close_ends_open_connections_at_once(tmp_path):

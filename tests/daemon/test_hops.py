@@ -80,7 +80,8 @@ def test_when_all_are_in_use_one_clear_refusal_says_so():
         draft.use(FIVE)
     assert "\n" not in str(refused.value)
     assert str(refused.value) == (
-        f"enter next hop: all {END - FIRST} next hops are in use: share next hops among entries"
+        f"enter next hop: all {END - FIRST} next hops are in use: share next hops among entries, or change in two "
+        "halves: those that go are in use until others are"
     )
     hops.give_back(draft.new.values())
     assert entered(hops, ONE) == [2], "known next hops can still be had"

@@ -176,7 +176,7 @@ def run_python(ns: str, text: str, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/features/forward.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/features/forward.md", "docs/intent.md"])
 def test_the_examples_of_a_page_print_what_it_says(console, page):
     shown = examples(page)
     assert len(shown) >= 4

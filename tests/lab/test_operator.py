@@ -131,7 +131,7 @@ def assert_recovered(daemon, net, flows, entries) -> None:
 
 
 @needs_bpftool
-def test_a_start_that_fails_after_the_store_was_lost_loses_nothing(wide, serving):
+def test_a_start_that_is_refused_after_the_store_was_lost_loses_nothing(wide, serving):
     flows = [*enter_followed(serving, wide), enter_fixed(serving, wide)]
     only_xdp_forwards(wide)
     entries = shown_entries(serving)
@@ -139,7 +139,7 @@ def test_a_start_that_fails_after_the_store_was_lost_loses_nothing(wide, serving
     lose_store(serving)
     with held_by_another(serving), pytest.raises(HoplineError, match="another daemon serves it"):
         serving.start()
-    assert (serving.directory / "state" / "hopline.db").exists(), "this shows nothing: no empty store was made"
+    assert not (serving.directory / "state" / "hopline.db").exists(), "what is refused begins no store"
     assert_becomes(wide, dict.fromkeys(flows, at_server(wide)))
     assert_recovered(serving, wide, flows, entries)
     # from now on what the store says is all there is

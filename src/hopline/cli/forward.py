@@ -1,12 +1,16 @@
 """`hopline forward`: where packets to a destination go next."""
 
-from collections.abc import Callable
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from hopline.cli import output
+from hopline.cli import difference, output
 from hopline.cli.grammar import (
     Noun,
     client,
@@ -18,6 +22,9 @@ from hopline.cli.grammar import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hopline.client import LoadFormat, Progress
     from hopline.config import Origin
     from hopline.daemon.protocol import ForwardAnswer, ForwardRow
 
@@ -116,6 +123,83 @@ def flush(origin: "Origin", as_json: bool) -> None:
         output.json({"changed": forgotten})
     else:
         click.echo(f"{forgotten} learned {'entry' if forgotten == 1 else 'entries'} forgotten")
+
+
+@forward.command(short_help="Enter as many as a file has.")
+@click.argument("file", type=click.Path(allow_dash=True))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["csv", "jsonl"]),
+    help="What FILE is; by its name (.csv, .jsonl, .ndjson) or its first bytes unless told.",
+)
+@json_option
+@common_options
+def load(file: str, kind: "LoadFormat | None", as_json: bool) -> None:
+    """Enter and change as many as FILE has (- is stdin), all or nothing.
+
+    CSV has a header line with the columns to, dev, src_mac, dst_mac, via, in any order, of which some may be absent;
+    JSON lines have one forward a line.
+    """
+    began = time.monotonic()
+    naming = output.InvalidValues(f"forward load {file}", file, changed=True)
+    with naming, _opened(file) as source, _progress(file, source) as progress:
+        done = client().forward.load(source, format=kind, progress=progress)
+    seconds = time.monotonic() - began
+    if as_json:
+        output.json(done)
+    elif difference.differs(done):
+        added, changed = difference.total(done, "added"), difference.total(done, "changed")
+        entries = "1 entry" if added + changed == 1 else f"{added + changed} entries"
+        click.echo(f"{entries} in {seconds:.1f} s: {added} added, {changed} changed: change {done.revision} is done")
+    else:
+        click.echo(f"nothing to change: the intent already has all that {file} says ({seconds:.1f} s)")
+    output.warn(done.warnings)
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[BinaryIO]:
+    if file == "-":
+        yield sys.stdin.buffer
+    else:
+        with open(file, "rb") as source:
+            yield source
+
+
+@contextmanager
+def _progress(file: str, source: BinaryIO) -> "Iterator[Progress | None]":
+    """Draw on stderr how much has been sent, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress as rich
+
+    status = os.fstat(source.fileno())
+    total = status.st_size or None  # a pipe has no size
+    columns = (
+        rich.SpinnerColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.DownloadColumn(),
+        rich.TransferSpeedColumn(),
+        rich.TimeElapsedColumn(),
+    )
+    with rich.Progress(*columns, console=_stderr(), transient=True) as drawn:
+        task = drawn.add_task(f"sending {file}", total=total)
+
+        def sent(count: int) -> None:
+            drawn.update(task, completed=count)
+            if count == total:
+                # the rest is the daemon's, and how far it is nobody knows
+                drawn.update(task, description=f"entering {file}")
+
+        yield sent
+
+
+def _stderr() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def _check(next_hop: dict[str, str | None]) -> None:

@@ -1,5 +1,7 @@
 """What all nouns share: a bare noun shows, aliases, and `--instance` before or after the verb."""
 
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ALIASES = {"list": "show", "ls": "show", "delete": "del", "rm": "del"}
 _HELP = ("-h", "--help")
 _TAKE_A_VALUE = ("--instance", "--run")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 @dataclass
@@ -48,6 +51,40 @@ class Noun(Group):
         return super().parse_args(ctx, args)
 
 
+class ComparisonFailed(Exception):
+    """A comparison found no answer: its cause says why, and it exits with 2, for 1 says that the two differ."""
+
+
+class Comparison(click.Command):
+    """A command whose exit code is its answer: 0 the same, 1 different; whatever goes wrong is 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Compare, and see to it that what is said gets out before the answer is given."""
+        try:
+            answer = super().invoke(ctx)
+            sys.stdout.flush()
+        except click.UsageError:
+            raise
+        except Exception as error:
+            raise ComparisonFailed from error
+        return answer
+
+
+class Duration(click.ParamType):
+    """A span of time: a number of seconds, or with s, m or h behind it."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smh]?)", value, re.ASCII)
+        if found is None or float(found[1]) == 0:
+            self.fail(f"{value!r} is not a span of time: write 60s, 5m or 1h", param, ctx)
+        return float(found[1]) * _SECONDS[found[2]]
+
+
 def target(ctx: click.Context | None = None) -> Target:
     """Return the daemon that the command line means so far."""
     found = (ctx or click.get_current_context()).find_root().ensure_object(Target)
@@ -71,6 +108,15 @@ def client() -> "Client":
     from hopline.client import connect
 
     return connect(instance(), target().run)
+
+
+def spelled(words: str) -> str:
+    """Return a command as it is to be typed for the daemon that this command line means, in quotes."""
+    import shlex
+
+    meant = target()
+    more = [("--instance", meant.instance), ("--run", meant.run)]
+    return f"`hopline {words}{''.join(f' {flag} {shlex.quote(value)}' for flag, value in more if value)}`"
 
 
 def common_options(function: F) -> F:
@@ -113,6 +159,19 @@ def complete_destinations(ctx: click.Context, parameter: click.Parameter, incomp
     except HoplineError:
         return []
     return [row.to for row in rows if row.to.startswith(incomplete)]
+
+
+def complete_changes(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the numbers of the history; none if the daemon does not answer at once."""
+    from hopline.client import connect
+    from hopline.errors import HoplineError
+
+    meant = target(ctx)
+    try:
+        rows = connect(_named(meant.instance), meant.run, timeout=0.5).history()
+    except HoplineError:
+        return []
+    return [str(row.number) for row in rows if str(row.number).startswith(incomplete)]
 
 
 def complete_interfaces(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -1,9 +1,11 @@
 """The command `hopline`: a noun, a verb, and one line on stderr when it goes wrong.
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage. A noun's module is loaded only when the noun is used, and the
-client only when a verb runs, so that help and completion are quick.
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage; `diff`: 0 the same, 1 different, 2 anything else. A noun's
+module is loaded only when the noun is used, and the client only when a verb runs, so that help and completion are
+quick.
 """
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -11,19 +13,27 @@ from importlib import import_module
 import click
 
 from hopline import __version__
-from hopline.cli.grammar import Group, common_options
+from hopline.cli import output
+from hopline.cli.grammar import ComparisonFailed, Group, common_options
 from hopline.errors import HoplineError
 
 # noun or verb → where its command is, and its line in the help
 _COMMANDS = {
+    "apply": ("intent:apply", "Make the intent what a document says."),
     "completion": ("completion:completion", "Print the script that completes hopline's words in a shell."),
+    "confirm": ("intent:confirm", "Keep the change that waits to be confirmed."),
     "detach": ("detach:detach", "Remove this instance from the kernel and keep its intent."),
+    "diff": ("intent:diff", "Show what `apply` would add, change and remove."),
     "doctor": ("doctor:doctor", "Check this host for what stops or slows Hopline."),
+    "export": ("intent:export", "Print the intent as a document."),
     "forward": ("forward:forward", "Where packets to a destination go next."),
+    "history": ("intent:history", "The last changes of the intent: when, by whom, what."),
     "interface": ("interface:interface", "The devices whose packets Hopline handles."),
     "lab": ("lab:lab", "Try it in network namespaces."),
+    "rollback": ("intent:rollback", "Make the intent what it was after a change."),
     "serve": ("serve:serve", "Run the daemon of an instance."),
     "status": ("status:status", "What the daemon does, and what stops it from doing more."),
+    "upgrade": ("upgrade:upgrade", "Swap in this version's program where another's forwards."),
 }
 
 
@@ -62,38 +72,46 @@ def root(ctx: click.Context) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code. Everything that goes wrong is one line on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # what the terminal's character set lacks is still shown
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = root.main(args=arguments, prog_name="hopline", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) and not isinstance(result, bool) else 0
-    except click.UsageError as error:
+    except ComparisonFailed as failed:
+        return _told(failed.__cause__ or failed, 2)
+    except (Exception, KeyboardInterrupt) as error:
+        return _told(error, 1)
+
+
+def _told(error: BaseException, code: int) -> int:
+    """Say what went wrong; return `code`, or the exit code that this kind of failure has anyway."""
+    if isinstance(error, click.UsageError):
         hint = f": see `{error.ctx.command_path} --help`" if error.ctx else ""
         return _say(f"{_chain(error.format_message())}{hint}", 2)
-    except click.ClickException as error:
-        return _say(_chain(error.format_message()), error.exit_code)
-    except HoplineError as error:
-        return _say(str(error), 1)
-    except (KeyboardInterrupt, click.Abort, EOFError):
+    if isinstance(error, click.ClickException):
+        return _say(_chain(error.format_message()), max(code, error.exit_code))
+    if isinstance(error, HoplineError):
+        return _say(str(error), code)
+    if isinstance(error, KeyboardInterrupt | click.Abort | EOFError):
         return 130
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         # nobody reads on; give the interpreter's last flush somewhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
+        return code
+    if isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename else ""
         reason = os.strerror(error.errno).lower() if error.errno else str(error).lower()
-        return _say(f"{what}{reason}{': do this as root' if isinstance(error, PermissionError) else ''}", 1)
-    except Exception as error:
-        if os.environ.get("HOPLINE_DEBUG"):
-            raise
-        todo = "set HOPLINE_DEBUG=1 for the whole story, and report it"
-        return _say(f"a fault of hopline's own ({type(error).__name__}: {error}): {todo}", 1)
+        return _say(f"{what}{reason}{': do this as root' if isinstance(error, PermissionError) else ''}", code)
+    if os.environ.get("HOPLINE_DEBUG"):
+        raise error
+    todo = "set HOPLINE_DEBUG=1 for the whole story, and report it"
+    return _say(f"a fault of hopline's own ({type(error).__name__}: {error}): {todo}", code)
 
 
 def _say(text: str, code: int) -> int:
-    line = " ".join(text.rstrip(".").split())
-    # a name that cannot be encoded is still shown
-    print(f"hopline: {line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
+    output.error(text)
     return code
 
 

@@ -2,12 +2,16 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 import click
 
+from hopline.errors import HoplineError, InvalidInput
+
 NONE = "-"  # in a table, where there is no value
+_NOT_OF_A_FILE = {"merge", "dry_run", "confirm_within", "revision", "limit"}  # what a request says beside a document
 
 
 def json(value: Any) -> None:
@@ -42,6 +46,55 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Seq
 
 def _cells(rows: Sequence[Sequence[object]]) -> list[list[str]]:
     return [[NONE if value is None else str(value) for value in row] for row in rows]
+
+
+def error(text: str) -> None:
+    """Print one line on stderr: what is wrong, and what to do."""
+    line = " ".join(text.rstrip(".").split())
+    # a name that cannot be encoded is still shown
+    print(f"hopline: {line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
+
+
+class InvalidValues:
+    """Around what may find values of a file wrong: tells each on a line of its own, with its place in the file.
+
+    One alone is the error itself. `what` begins the line that sums up, as in `apply fw.toml`; `located` finds the
+    lines that the error does not have; `changed`: something might have been.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        name: str,
+        located: Callable[[InvalidInput], InvalidInput] | None = None,
+        changed: bool = False,
+    ) -> None:
+        self._what = what
+        self._name = name
+        self._located = located
+        self._changed = changed
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, found: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Turn an InvalidInput into lines on stderr and a HoplineError that sums up."""
+        if not isinstance(found, InvalidInput) or found.field in _NOT_OF_A_FILE:
+            return
+        from hopline.document import MOST_COUNTED, describe
+
+        where = found if self._located is None else self._located(found)
+        told = [describe(problem, self._name) for problem in where.problems]
+        if where.count == 1:
+            raise HoplineError(told[0]) from found
+        for text in told:
+            error(text)
+        count = f"more than {MOST_COUNTED}" if where.count > MOST_COUNTED else str(where.count)
+        first = f", the first {len(told)} are named" if where.count > len(told) else ""
+        unchanged = ": nothing was changed" if self._changed else ""
+        raise HoplineError(f"{self._what}: {count} values are wrong{first}{unchanged}") from found
 
 
 def warn(lines: Sequence[str]) -> None:

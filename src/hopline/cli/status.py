@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hopline.cli import output
-from hopline.cli.grammar import client, common_options, json_option
+from hopline.cli.grammar import client, common_options, json_option, spelled
 from hopline.cli.interface import learning
 
 if TYPE_CHECKING:
@@ -36,8 +36,24 @@ def _head(found: "Status") -> list[str]:
         f"    network namespace {found.netns}, generation {found.generation}, lease {found.lease_ms} ms",
         f"    entries: {found.entries.operator} operator, {found.entries.learned} learned;"
         f" cache: {cache.size_ipv4} IPv4, {cache.size_ipv6} IPv6",
+        f"    intent: change {found.revision}{_repairs(found)}",
+        *_pending(found),
         *(f"    note: {note}" for note in found.notes),
     ]
+
+
+def _repairs(found: "Status") -> str:
+    """Return what of the kernel had to be put right, if anything had."""
+    said = [f"{count} {what}" for what, count in found.repairs.items() if count]
+    return f"; drift repaired: {', '.join(said)}" if said else ""
+
+
+def _pending(found: "Status") -> list[str]:
+    if found.pending is None:
+        return []
+    left = f"{max(found.pending.left_s, 0):.0f} s"
+    todo = f"{spelled('confirm')} keeps it"
+    return [f"    change {found.pending.revision} waits to be confirmed and is rolled back in {left}: {todo}"]
 
 
 def _interface(state: "InterfaceState") -> list[str]:

@@ -11,7 +11,8 @@ from hopline.config import Interface, Mode
 from hopline.daemon.datapath import PIPELINE, Datapath
 from hopline.errors import KernelError, Refused
 from hopline.features.forward import mac_word
-from hopline.kernel import BpfObject, Map, Program, XdpLink, atomic_store32, atomic_store64, query, replace_foreign
+from hopline.kernel import BpfObject, Map, Program, XdpLink, atomic_store32, atomic_store64, query
+from hopline.kernel.foreign import identify, replace_foreign
 from hopline.kernel.link import detach_pin
 from hopline.kernel.netlink.ethtool import header_split
 from hopline.kernel.netlink.features import DeviceFeatures
@@ -56,6 +57,7 @@ class Attachments:
     def __init__(self, datapath: Datapath, trace: bool = False) -> None:
         self.datapath = datapath
         self.trace = trace
+        # changed by the worker thread too: the event loop goes over a copy
         self.by_index: dict[int, Attachment] = {}
         self.flags: Any = datapath.layout.enum("interface_flag")
         self._rests: dict[int, float] = {}
@@ -73,28 +75,40 @@ class Attachments:
 
     # slots and egress
 
-    def know(self, link: Link, features: DeviceFeatures) -> None:
-        """Give a device a slot and say what may be redirected to it; called again when anything of it changes."""
+    def know(self, link: Link, features: DeviceFeatures) -> bool:
+        """Give a device a slot and say what may be redirected to it; called again when anything of it changes.
+
+        Return whether anything was not as it is now.
+        """
         slot = self.slots.get(link.index)
         if slot is None:
             slot = self._free_slot()
             if slot is None:
                 log.warning("%s: no slot left for another device: nothing is forwarded to it", link.name)
-                return
+                return False
             self._zero_counters(slot)
             self.slots[link.index] = slot
+        changed = self._set_row(slot, link)
+        if self.datapath.maps["interface_slots"].get(link.index) != slot:
+            self.datapath.maps["interface_slots"].set(link.index, slot)
+            changed = True
+        changed |= self._set_flag(slot, self.flags.INTERFACE_EGRESS_FRAGS, features.redirect_target_frags)
+        whole = link.kind != "" or not header_split(link.name)
+        changed |= self._set_flag(slot, self.flags.INTERFACE_ONE_BUFFER, whole)
+        for name, able in (("egress_native", features.redirect_target), ("egress_generic", features.generic_target)):
+            changed |= self._set_egress(name, slot, link.index if link.up and able else 0)
+        return changed
+
+    def _set_row(self, slot: int, link: Link) -> bool:
         row = self.datapath.interfaces[slot : slot + 1]
-        atomic_store64(row["mac"], mac_word(link.mac, 0))
+        mac = mac_word(link.mac, 0)
+        if int(row["mac"][0]) == mac and int(row["ifindex"][0]) == link.index:
+            return False
+        atomic_store64(row["mac"], mac)
         if int(row["ifindex"][0]) != link.index:
             row["flags"] = 0
             atomic_store32(row["ifindex"], link.index)
-        if self.datapath.maps["interface_slots"].get(link.index) != slot:
-            self.datapath.maps["interface_slots"].set(link.index, slot)
-        self._set_flag(slot, self.flags.INTERFACE_EGRESS_FRAGS, features.redirect_target_frags)
-        whole = link.kind != "" or not header_split(link.name)
-        self._set_flag(slot, self.flags.INTERFACE_ONE_BUFFER, whole)
-        self._set_egress("egress_native", slot, link.index if link.up and features.redirect_target else 0)
-        self._set_egress("egress_generic", slot, link.index if link.up and features.generic_target else 0)
+        return True
 
     def forget(self, index: int) -> None:
         """A device is gone: its slot rests, then it is another's."""
@@ -125,10 +139,12 @@ class Attachments:
         width = self.datapath.limits.VERDICT_SLOTS
         for row in range(slot * width, (slot + 1) * width):
             counters.set(row, np.zeros(counters.ncpu, counters.value_dtype))
+        misses = self.datapath.maps["cache_misses"]
+        misses.set(slot, np.zeros(misses.ncpu, misses.value_dtype))
 
-    def _set_egress(self, name: str, slot: int, index: int) -> None:
+    def _set_egress(self, name: str, slot: int, index: int) -> bool:
         if self._egress(name, slot) == index:
-            return
+            return False
         table: Map = self.datapath.maps[name]
         try:
             if index:
@@ -137,6 +153,8 @@ class Attachments:
                 table.delete(slot)
         except KernelError as error:
             log.info("%s: %s", name, error)  # the device went away in this moment
+            return False
+        return True
 
     def _egress(self, name: str, slot: int) -> int:
         # the kernel empties a slot by itself when its device leaves, so what was written last says nothing
@@ -146,7 +164,7 @@ class Attachments:
     def takes_redirects(self, index: int) -> bool:
         """Return whether a redirect to the device arrives, in every mode that an interface runs in."""
         slot = self.slots.get(index)
-        modes = {attachment.mode for attachment in self.by_index.values()} or {"native"}
+        modes = {attachment.mode for attachment in list(self.by_index.values())} or {"native"}
         return slot is not None and all(self._egress(f"egress_{mode}", slot) == index for mode in modes)
 
     # flags
@@ -187,7 +205,7 @@ class Attachments:
         return str(self.datapath.directory / f"link_{index}")
 
     def attach(self, interface: Interface, link: Link, *, replace: bool) -> Attachment:
-        """Attach the pipeline, or adopt the link that is pinned and give it this version's program."""
+        """Attach the pipeline, or adopt the link that is pinned; its program is swapped only where settings changed."""
         if (held := self.by_index.get(link.index)) is not None:
             if held.link.ifindex and interface.mode in ("auto", held.mode):
                 return held
@@ -218,26 +236,25 @@ class Attachments:
         raise failure
 
     def _attach(self, name: str, program: Program, index: int, mode: Mode, replace: bool) -> XdpLink:
-        other = query(index)
+        other = identify(index, self.datapath.directory)
         if other is None:
             return XdpLink.attach(program, index, mode)
         if replace:
-            return replace_foreign(index, program, mode)
-        instance = self._owner(other.link_id)
+            return replace_foreign(index, program, mode, self.datapath.directory)
+        instance = self._owner(other.program_id)
         if instance is not None:
             raise Refused(
                 f"attach xdp pipeline to {name}: instance {instance} serves it (program id {other.program_id}): "
                 f"`hopline interface del {name} --instance {instance}` first, or use --replace"
             )
         raise Refused(
-            f"attach xdp pipeline to {name}: another program (id {other.program_id}, {other.name}) is attached: "
-            "unload it or use --replace"
+            f"attach xdp pipeline to {name}: another program ({other.known_as}) is attached: unload it or use --replace"
         )
 
-    def _owner(self, link_id: int | None) -> str | None:
+    def _owner(self, program_id: int) -> str | None:
         for pin in self.datapath.directory.parent.glob("*/link_*"):
             link = XdpLink.from_pin(pin)
-            owner = pin.parent.name if link.id == link_id else None
+            owner = pin.parent.name if link.program_id == program_id else None
             link.close()
             if owner is not None:
                 return owner
@@ -260,15 +277,12 @@ class Attachments:
 
     def _same_program(self, loaded: BpfObject, attached_id: int) -> bool:
         """Return whether the attached program is this very one, so that a restart need not touch the link."""
-        attached = Program.from_id(attached_id)
         try:
-            ours = loaded.program(PIPELINE)
-            same = attached.tag == ours.tag and self._settings(attached) == self._settings(ours)
+            with Program.from_id(attached_id) as attached, loaded.program(PIPELINE) as ours:
+                same = attached.tag == ours.tag and self._settings(attached) == self._settings(ours)
         except KernelError as error:
             log.info("the attached program cannot be compared, so it is replaced in place: %s", error)
             same = False
-        finally:
-            attached.close()
         return same and not self.trace
 
     def _settings(self, program: Program) -> tuple[frozenset[int], bytes]:
@@ -290,10 +304,11 @@ class Attachments:
 
     def detach(self, index: int) -> None:
         """Detach from a device; its packets are the kernel's from now on."""
-        attachment = self.by_index.pop(index, None)
+        attachment = self.by_index.get(index)
         if attachment is not None:
-            attachment.link.detach()
+            attachment.link.detach()  # where that fails it is kept, to be tried again
             attachment.link.unpin()
+            self.by_index.pop(index, None)
             attachment.close()
 
     def missing(self, index: int) -> bool:

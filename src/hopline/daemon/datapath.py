@@ -3,7 +3,6 @@
 Everything lives under <bpffs>/hopline/INSTANCE/, so it outlives the daemon; opening adopts what is pinned there.
 """
 
-import fcntl
 import os
 import secrets
 import time
@@ -14,7 +13,16 @@ from typing import Any
 import numpy as np
 
 import hopline.bpf
-from hopline.errors import KernelError, Refused
+from hopline.daemon.adoption import (
+    CACHES,
+    IDENTITY,
+    Identity,
+    open_maps,
+    shared_maps,
+    take_lock,
+    write_identity,
+)
+from hopline.daemon.fingerprint import fingerprint
 from hopline.features.forward import Adjacency, destination_of, key_of, trie_key
 from hopline.kernel import (
     BpfObject,
@@ -26,14 +34,12 @@ from hopline.kernel import (
     atomic_store64,
     bpffs,
     has_helper,
-    netns,
 )
+from hopline.kernel.object import ObjectFile
 
 OBJECT = Path(hopline.bpf.__file__).parent / "xdp.bpf.o"
 PIPELINE = "hopline_xdp"
-PRIVATE_MAPS = ("trace_record", "trace_events")
 TABLES = ("forward_exact4", "forward_exact6", "forward_prefix4", "forward_prefix6")
-CACHES = ("cache4", "cache6")
 PROG_TYPE_XDP = 6
 HELPER_XDP_GET_BUFF_LEN = 188
 
@@ -57,13 +63,15 @@ class Datapath:
         self.directory = directory
         self.adopted = (directory / "state").exists()
         self.frags = has_helper(PROG_TYPE_XDP, HELPER_XDP_GET_BUFF_LEN)
-        self._lock = self._take_lock()
+        refusal = f"serve instance {instance}: another daemon serves it: stop that one, or choose another --instance"
+        self._lock = take_lock(directory, refusal)
         try:
-            self.base = self._open_maps(cache_size)
+            self.file = ObjectFile(OBJECT)
+            self.base = open_maps(self.file, instance, directory, cache_size)
         except BaseException:
             os.close(self._lock)
             raise
-        self.maps: dict[str, Map] = {name: self.base.map(name) for name in self._shared(self.base)}
+        self.maps: dict[str, Map] = {name: self.base.map(name) for name in shared_maps(self.base)}
         self.layout = self.base.layout
         # the members of these come from the object, so no type checker knows them
         self.limits: Any = self.layout.enum("limit")
@@ -77,73 +85,23 @@ class Datapath:
         self.adjacencies = self.maps["adjacencies"].mmap()
         self.interfaces = self.maps["interfaces"].mmap()
         self._lease: Program = self.base.program("extend_lease")
-        self._check_namespace()
+        self.lease_extended: float | None = None  # time.monotonic()
+        self._settle_here()
         self._start_state()
 
     @classmethod
     def open(cls, instance: str, cache_size: int) -> "Datapath":
-        """Adopt or create an instance's maps. Refused where another daemon has them or their shape differs."""
+        """Adopt or create an instance's maps. Refused where another daemon has them, or another build made them."""
         return cls(instance, bpffs.instance_dir(instance), cache_size)
-
-    def _take_lock(self) -> int:
-        lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise Refused(
-                f"serve instance {self.instance}: another daemon serves it: stop that one, or choose another --instance"
-            ) from None
-        return lock
-
-    def _shared(self, opened: BpfObject) -> list[str]:
-        return [name for name in opened.maps() if name not in PRIVATE_MAPS and not name.startswith(("xdp.", "."))
-                and ".rodata" not in name]  # fmt: skip
-
-    def _open_maps(self, cache_size: int) -> BpfObject:
-        opened = BpfObject.open(OBJECT)
-        opened.only("extend_lease")
-        limits: Any = opened.layout.enum("limit")
-        buckets = cache_size // limits.CACHE4_WAYS
-        missing = []
-        for name in self._shared(opened):
-            pin = self.directory / name
-            if name in CACHES:
-                opened.resize(name, buckets)
-            if not pin.exists():
-                missing.append(name)
-                continue
-            pinned = Map.from_pin(pin)
-            if name in CACHES and pinned.max_entries != buckets:
-                # a cache may be had anew at any time; the programs get it when they are next loaded
-                pinned.unpin()
-                missing.append(name)
-                continue
-            try:
-                opened.reuse(name, pinned)
-            except KernelError as error:
-                raise Refused(
-                    f"adopt instance {self.instance}: {error}: it goes on forwarding as it is; "
-                    f"`hopline detach --instance {self.instance}` removes it"
-                ) from error
-        opened.load()
-        for name in missing:
-            opened.map(name).pin(self.directory / name)
-        return opened
 
     def _word(self, name: str) -> np.ndarray:
         return self._state[name][0:1]
 
-    def _check_namespace(self) -> None:
-        here, bound = netns.inode(), int(self._state["spare"][0][0])
-        if bound and bound != here and self._attached():
-            raise Refused(
-                f"serve instance {self.instance}: its interfaces are in network namespace {bound}, and this is {here}: "
-                f"start it there, or `hopline detach --instance {self.instance}` first"
-            )
-        if bound and bound != here:
+    def _settle_here(self) -> None:
+        own, bound = Identity.of(self.file), int(self.maps[IDENTITY].get(0)["netns"])
+        if bound != own.netns:
             self._forget_devices()
-        self._state["spare"][0][0] = here
+            write_identity(self.maps[IDENTITY], own)
 
     def _forget_devices(self) -> None:
         """Forget the devices of another namespace: a redirect slot holds the device itself, not its number."""
@@ -153,17 +111,6 @@ class Datapath:
         for index in self.maps["interface_slots"].items()[0].tolist():
             self.maps["interface_slots"].delete(index)
         self.interfaces[:] = np.zeros(1, self.interfaces.dtype)
-
-    def _attached(self) -> bool:
-        from hopline.kernel import XdpLink
-
-        for pin in self.directory.glob("link_*"):
-            link = XdpLink.from_pin(pin)
-            attached = link.ifindex != 0
-            link.close()
-            if attached:
-                return True
-        return False
 
     def _start_state(self) -> None:
         if not self.generation:
@@ -197,10 +144,12 @@ class Datapath:
     def extend_lease(self) -> None:
         """Vouch for what was learned for another second."""
         self._run_lease()
+        self.lease_extended = time.monotonic()
 
     def drop_lease(self) -> None:
         """Stop vouching, at once: what was learned goes to the kernel until a daemon is back."""
         atomic_store64(self._word("lease_deadline"), 0)
+        self.lease_extended = None
 
     @property
     def lease_ms(self) -> int:
@@ -312,17 +261,21 @@ class Datapath:
     def drop_entries(self, table: str, destinations: Sequence[str]) -> None:
         """Remove destinations; one that is absent is no error."""
         target = self.maps[table]
-        for to in destinations:
-            target.delete(key_of(to))
+        if destinations:
+            target.delete_batch(np.frombuffer(b"".join(map(key_of, destinations)), dtype=target.key_dtype))
 
-    def read_entries(self) -> dict[str, int]:
+    def read_entries(self, tables: Iterable[str] = TABLES) -> dict[str, int]:
         """Return the operator's entries as the kernel has them: destination → adjacency id."""
         entries: dict[str, int] = {}
-        for table in TABLES:
+        for table in tables:
             keys, ids = self.maps[table].items()
             for key, id in zip(octets(keys), ids.tolist(), strict=True):
                 entries[destination_of(table, key)] = id
         return entries
+
+    def fingerprints(self) -> dict[str, int]:
+        """Return the fingerprint of each of the operator's tables."""
+        return {table: fingerprint(*self.maps[table].items()) for table in TABLES}
 
     # our own addresses
 
@@ -345,6 +298,10 @@ class Datapath:
             changed = changed or want != have
         return changed
 
+    def refresh_bloom(self) -> None:
+        """Make the filter of our own addresses what the table says, after the key of the hash has changed."""
+        self._write_bloom(octets(self.maps["local4"].items()[0]))
+
     def _write_bloom(self, keys: Iterable[bytes]) -> None:
         # of addresses only: where a prefix is local, nothing is learned, and loopback is never forwarded anyway
         words = self._state["local_bloom"][0]
@@ -359,7 +316,7 @@ class Datapath:
 
     def load_pipeline(self, slot: int, *, generic: bool, trace: bool = False, dry_run: bool = False) -> BpfObject:
         """Load the pipeline for the interface in `slot`, over the instance's maps."""
-        opened = BpfObject.open(OBJECT)
+        opened = self.file.open()
         opened.only(PIPELINE)
         for name, shared in self.maps.items():
             if name in CACHES:
@@ -385,4 +342,5 @@ class Datapath:
     def close(self) -> None:
         """Let go of everything; what is pinned stays."""
         self.base.close()
+        self.file.close()
         os.close(self._lock)

@@ -1,7 +1,8 @@
 """JSON of long lists without holding up the event loop, on which the lease of the cache depends."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -11,12 +12,16 @@ ROWS_AT_ONCE = 10_000  # about 3 ms of encoding
 encoder = msgspec.json.Encoder()
 
 
-async def encoded_list(rows: Sequence[Any]) -> bytes:
-    """Return `rows` as a JSON list, letting others run after every ROWS_AT_ONCE."""
-    if len(rows) <= ROWS_AT_ONCE:
-        return encoder.encode(rows)
-    parts: list[bytes] = []
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        parts.append(encoder.encode(rows[start : start + ROWS_AT_ONCE])[1:-1])
+async def encoded_parts(rows: Iterable[Any]) -> AsyncIterator[bytes]:
+    """Yield the inside of a JSON list of `rows` in parts, others running in between."""
+    left = iter(rows)
+    comma = b""
+    while part := list(islice(left, ROWS_AT_ONCE)):
+        yield comma + encoder.encode(part)[1:-1]
+        comma = b","
         await asyncio.sleep(0)
-    return b"[" + b",".join(parts) + b"]"
+
+
+async def encoded_list(rows: Iterable[Any]) -> bytes:
+    """Return `rows` as a JSON list."""
+    return b"[" + b"".join([part async for part in encoded_parts(rows)]) + b"]"

@@ -1,18 +1,29 @@
 """Execution: the plan's steps against the kernel, all or, undone, none."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
-from hopline.daemon.plan import Bump, DropEntries, PutEntries, RetireAdjacency, Step, WriteAdjacency
-from hopline.errors import HoplineError
+from hopline.config import Interface
+from hopline.daemon.plan import (
+    AttachInterface,
+    Bump,
+    DetachInterface,
+    DropEntries,
+    PutEntries,
+    RetireAdjacency,
+    Step,
+    WriteAdjacency,
+    described,
+)
+from hopline.errors import HoplineError, StepFailed
 from hopline.features.forward import Adjacency
 
 log = logging.getLogger("hopline")
 
 
-class Writable(Protocol):
-    """What the steps act on."""
+class EntriesWritable(Protocol):
+    """What the steps of entries act on."""
 
     def write_adjacency(self, id: int, adjacency: Adjacency) -> None:
         """Make adjacency `id` hold this."""
@@ -30,7 +41,18 @@ class Writable(Protocol):
         """Make every cached answer stale."""
 
 
-def run(step: Step, kernel: Writable) -> None:
+@runtime_checkable
+class Writable(EntriesWritable, Protocol):
+    """What all steps act on."""
+
+    def attach_interface(self, before: Interface | None, after: Interface) -> None:
+        """Attach the pipeline to a device, or give it other settings."""
+
+    def detach_interface(self, name: str) -> None:
+        """Take the pipeline off a device; where there is none it is no error."""
+
+
+def run(step: Step, kernel: EntriesWritable) -> None:
     """Carry out one step."""
     match step:
         case WriteAdjacency(id, _, after):
@@ -43,9 +65,13 @@ def run(step: Step, kernel: Writable) -> None:
             kernel.retire_adjacency(id)
         case Bump():
             kernel.bump_generation()
+        case AttachInterface(before, after):
+            _whole(kernel).attach_interface(before, after)
+        case DetachInterface(interface):
+            _whole(kernel).detach_interface(interface.name)
 
 
-def undo(step: Step, kernel: Writable) -> None:
+def undo(step: Step, kernel: EntriesWritable) -> None:
     """Put back what a step changed, also when it was only half done."""
     match step:
         case WriteAdjacency(id, None, _):
@@ -59,23 +85,58 @@ def undo(step: Step, kernel: Writable) -> None:
             kernel.put_entries(table, before)
         case Bump():
             kernel.bump_generation()
+        case AttachInterface(None, interface):
+            _whole(kernel).detach_interface(interface.name)
+        case AttachInterface(Interface() as before, after):
+            _whole(kernel).attach_interface(after, before)
+        case DetachInterface(interface):
+            _whole(kernel).attach_interface(None, interface)
 
 
-def execute(steps: Sequence[Step], kernel: Writable) -> None:
-    """Run all steps in order. On failure those done are undone, last first, and the failure is raised."""
-    for done, step in enumerate(steps):
+def _whole(kernel: EntriesWritable) -> Writable:
+    assert isinstance(kernel, Writable), "a plan with interfaces needs a kernel that has them"
+    return kernel
+
+
+def execute(
+    steps: Sequence[Step],
+    kernel: EntriesWritable,
+    make_durable: Callable[[], None] = lambda: None,
+    retract: Callable[[], None] = lambda: None,
+) -> None:
+    """Make the change durable, then run all steps in order.
+
+    The store comes first: what it refuses has touched no packet. Where a step fails, what was done is undone, last
+    first, the store's part by `retract`, and the failure is raised: a HoplineError of one step among several as
+    StepFailed, which says which. A program that cannot be taken off its device, the last of all, is left to the repair
+    of drift.
+    """
+    detaching = next((i for i, step in enumerate(steps) if isinstance(step, DetachInterface)), len(steps))
+    make_durable()
+    for number, step in enumerate(steps[:detaching], 1):
         try:
             run(step, kernel)
-        except BaseException:
-            revert(steps[: done + 1], kernel)
+        except BaseException as error:
+            revert(steps[:number], kernel)
+            try:
+                retract()
+            except HoplineError as stuck:
+                log.error("undo: take the change out of the store: %s: the next start carries it out", stuck)
+            if isinstance(error, HoplineError) and len(steps) > 1:
+                raise StepFailed(f"step {number} of {len(steps)}, {described(step)}", error) from error
             raise
+    for last in steps[detaching:]:
+        try:
+            run(last, kernel)
+        except HoplineError as error:
+            log.error("%s: %s: it is tried again", described(last), error)
 
 
-def revert(steps: Sequence[Step], kernel: Writable) -> None:
+def revert(steps: Sequence[Step], kernel: EntriesWritable) -> None:
     """Undo steps that have run, last first; what cannot be undone is logged and the rest goes on."""
     for step in reversed(steps):
         try:
             undo(step, kernel)
         except HoplineError as error:
-            log.error("undo %s: %s", type(step).__name__, error)
+            log.error("undo: %s: %s", described(step), error)
     kernel.bump_generation()

@@ -1,62 +1,53 @@
-"""The doors: two unix sockets for two rights, and the seed-compatible front where it was asked for.
+"""The doors: two unix sockets for two rights, and what else was asked for: the API over TCP, metrics, the seed's front.
 
 `Front.open` makes them all or none; `close` stops listening, lets requests under way finish, and removes the sockets.
 """
 
 import asyncio
-import contextlib
-import errno
 import logging
-import os
-import socket
-import stat
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-import uvicorn
-from starlette.types import ASGIApp
-
-from hopline.daemon.api import admin_app, view_app
+from hopline.daemon.api import admin_app, token_app, view_app
+from hopline.daemon.api.room import Room
+from hopline.daemon.door import Door
 from hopline.daemon.fwd_api import FwdApi
 from hopline.daemon.fwd_http import FwdServer
-from hopline.daemon.options import ServeOptions
+from hopline.daemon.listen import listen_tcp, listen_unix, make_directory
+from hopline.daemon.options import ApiOverTcp, Endpoint, ServeOptions
 from hopline.daemon.protocol import ServiceProtocol
-from hopline.errors import InvalidInput, Refused
+from hopline.daemon.tokens import Token, read_tokens
+from hopline.errors import InvalidInput
 
 ADMIN_SOCKET = "admin.sock"
 VIEW_SOCKET = "view.sock"
-CLOSE_SECONDS = 2  # for requests under way
 
-_SUN_PATH_MOST = 107  # bytes of a unix socket's path, without the final NUL (unix(7))
 _log = logging.getLogger("hopline.front")
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to the daemon."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no handler."""
-        yield
 
 
 class Front:
     """All listening sockets of one daemon; made by `open`."""
 
-    def __init__(self) -> None:
-        self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
+    def __init__(self, options: ServeOptions) -> None:
+        self._options = options
+        self._room, self._view_room = Room(), Room()
+        self._doors: list[Door] = []
         self._paths: list[Path] = []
         self._fwd: FwdServer | None = None
+        self._tokens: Sequence[Token] = options.tcp.tokens if options.tcp else ()
 
     @classmethod
     async def open(cls, service: ServiceProtocol, options: ServeOptions) -> Self:
-        """Listen on admin.sock (0600) and view.sock (0660) in `options.run`, and on `options.fwd_api` if it is set."""
-        front = cls()
+        """Listen on admin.sock (0600) and view.sock (0660) in `options.run`, and wherever else the options say."""
+        front = cls(options)
         try:
-            _make_directory(options.run)
-            await front._serve(admin_app(service), options.run / ADMIN_SOCKET, 0o600, options.instance)
-            await front._serve(view_app(service), options.run / VIEW_SOCKET, 0o660, options.instance)
+            make_directory(options.run)
+            front._unix(service, options)
+            if options.tcp is not None:
+                front._tcp(service, options.tcp)
+            if options.metrics is not None:
+                front._metrics(service, options.metrics)
             if options.fwd_api is not None:
                 front._fwd = await FwdServer.open(FwdApi(service), options.fwd_api, options.fwd_api_allow)
         except BaseException:
@@ -69,99 +60,47 @@ class Front:
         """The TCP address of the seed-compatible front."""
         return self._fwd.address if self._fwd else None
 
+    def reload_tokens(self) -> None:
+        """Read the token file again; if it is wrong, say so and keep the tokens that are known."""
+        if self._options.tcp is None:
+            return
+        try:
+            self._tokens = read_tokens(self._options.tcp.token_file)
+        except InvalidInput as error:
+            _log.error("%s: the tokens known before stay", error)
+        else:
+            _log.info("%s: %d tokens are known now", self._options.tcp.token_file, len(self._tokens))
+
     async def close(self) -> None:
-        """Stop listening, wait up to CLOSE_SECONDS for requests under way, remove the sockets."""
-        for server, _ in self._servers:
-            server.should_exit = True
-        if self._fwd:
-            await self._fwd.close()
-        results = await asyncio.gather(*(task for _, task in self._servers), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                _log.error("close a socket: %s", result)
+        """Stop listening, wait a little for requests under way, remove the sockets."""
         for path in self._paths:
             path.unlink(missing_ok=True)
-        self._servers, self._paths, self._fwd = [], [], None
+        closing = [door.close() for door in self._doors]
+        if self._fwd:
+            closing.append(self._fwd.close())
+        for result in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(result, BaseException):
+                _log.error("close a socket: %s", result)
+        self._doors, self._paths, self._fwd = [], [], None
 
-    async def _serve(self, app: ASGIApp, path: Path, mode: int, instance: str) -> None:
-        listener = listen(path, mode, instance)
-        self._paths.append(path)
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="critical",  # a client that breaks off is no news; what fails in a request is logged there
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=CLOSE_SECONDS,
-        )
-        server = _Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listener]), name=f"serve {path.name}")
-        self._servers.append((server, task))
-        while not server.started and not task.done():
-            await asyncio.sleep(0.001)
-        if task.done():
-            await task  # raises what stopped it
+    def _unix(self, service: ServiceProtocol, options: ServeOptions) -> None:
+        admin, view = options.run / ADMIN_SOCKET, options.run / VIEW_SOCKET
+        listener = listen_unix(admin, 0o600, options.instance)
+        self._paths.append(admin)
+        self._doors.append(Door(admin_app(service, self._room), listener, str(admin)))
+        listener = listen_unix(view, 0o660, options.instance, options.view_group)
+        self._paths.append(view)
+        self._doors.append(Door(view_app(service, self._view_room), listener, str(view)))
 
+    def _tcp(self, service: ServiceProtocol, tcp: ApiOverTcp) -> None:
+        app = token_app(service, lambda: self._tokens, self._room, self._view_room)
+        for endpoint in tcp.endpoints:
+            listener = listen_tcp(endpoint, "listen")
+            self._doors.append(Door(app, listener, str(endpoint), tcp.tls))
 
-def listen(path: Path, mode: int, instance: str) -> socket.socket:
-    """Return a listening unix socket at `path`, never more open than `mode`; a stale one is replaced."""
-    if len(os.fsencode(path)) > _SUN_PATH_MOST:
-        detail = f"{path} is longer than a unix socket's {_SUN_PATH_MOST} bytes"
-        raise InvalidInput("run", detail, "give a shorter directory with --run")
-    _remove_stale(path, instance)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        # the kernel makes the socket's file with the descriptor's mode and the umask: never open for an instant
-        os.fchmod(listener.fileno(), mode & 0o600)
-        listener.bind(os.fspath(path))
-        os.chmod(path, mode)
-        listener.listen(128)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise _refused(path, error) from error
-    return listener
+    def _metrics(self, service: ServiceProtocol, endpoint: Endpoint) -> None:
+        # prometheus_client is not needed by a daemon that nobody scrapes
+        from hopline.daemon.metrics import metrics_app
 
-
-def _remove_stale(path: Path, instance: str) -> None:
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise Refused(f"listen on {path}: something that is no socket is there: move it away")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            # a full backlog (EAGAIN) or a time-out: someone is there, if only just
-            if error.errno not in (errno.EAGAIN, None) and not isinstance(error, TimeoutError):
-                raise _refused(path, error) from error
-    raise Refused(f"instance {instance}: a daemon already answers on {path}: stop it, or use another --instance")
-
-
-def _make_directory(directory: Path) -> None:
-    """Make what is missing of the path, open to be entered whatever the umask: the sockets' modes are the rights."""
-    try:
-        missing = [path for path in (directory, *directory.parents) if not path.exists()]
-        for path in reversed(missing):
-            path.mkdir(exist_ok=True)
-            path.chmod(0o755)
-        if not directory.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    except OSError as error:
-        raise _refused(directory, error) from error
-
-
-def _refused(path: Path, error: OSError) -> Refused:
-    reason = os.strerror(error.errno).lower() if error.errno else str(error).lower()
-    return Refused(f"listen on {path}: {reason}: put it right, or use another --run")
+        listener = listen_tcp(endpoint, "metrics")
+        self._doors.append(Door(metrics_app(service), listener, str(endpoint)))  # type: ignore[arg-type]

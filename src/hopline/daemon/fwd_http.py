@@ -14,6 +14,7 @@ from typing import Self
 
 import h11
 
+from hopline.daemon.asker import asker
 from hopline.daemon.fwd_api import BODY_MOST, Code, Failure, FwdApi, failed
 from hopline.daemon.options import Endpoint
 from hopline.errors import Refused
@@ -70,7 +71,9 @@ class FwdServer:
         try:
             if len(self._connections) > CLIENTS_MOST:
                 return
-            refusal = self.refusal(writer.get_extra_info("peername")[0])
+            client = writer.get_extra_info("peername")[0]
+            asker.set(f"fwd client {client}")
+            refusal = self.refusal(client)
             await _Conversation(self, reader, writer, refusal).run()
         except (OSError, asyncio.CancelledError):
             pass  # the client went, or the daemon goes

@@ -21,6 +21,11 @@ class Hops:
         self._free: list[int] = []
         self._next = first
 
+    @property
+    def most(self) -> int:
+        """How many next hops there can be."""
+        return self.end - self.first
+
     def adopt(self, hop: NextHop, id: int) -> bool:
         """Let `hop` have the id that the kernel's entries use for it; False where either is taken."""
         if hop in self.ids or id in self.hops or not self._next <= id < self.end:
@@ -41,8 +46,8 @@ class Hops:
         if self._free:
             return self._free.pop()
         if self._next >= self.end:
-            most = self.end - self.first
-            raise Refused(f"enter next hop: all {most} next hops are in use: share next hops among entries")
+            hint = "share next hops among entries, or change in two halves: those that go are in use until others are"
+            raise Refused(f"enter next hop: all {self.most:,} next hops are in use: {hint}")
         self._next += 1
         return self._next - 1
 

@@ -13,21 +13,29 @@ from hopline.daemon.options import ServeOptions
 from hopline.daemon.service import Service
 from hopline.daemon.tracer import print_decisions
 from hopline.errors import HoplineError, Refused
-from hopline.kernel import bpffs
+from hopline.kernel import bpffs, capability
 
 log = logging.getLogger("hopline")
-
-CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 21, 38, 39
 
 
 def check_rights() -> None:
     """Refuse to start without the capabilities that loading and attaching need."""
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith("CapEff:"))
-    held = int(line.split()[1], 16)
-    programs = held >> CAP_SYS_ADMIN & 1 or (held >> CAP_BPF & 1 and held >> CAP_PERFMON & 1)
-    if not held >> CAP_NET_ADMIN & 1 or not programs:
+    held = capability.rights()
+    programs = held.has(capability.SYS_ADMIN) or held.has(capability.BPF, capability.PERFMON)
+    if not held.has(capability.NET_ADMIN) or not programs:
         raise Refused("serve: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed: run it as root")
+
+
+def give_up_rights(service: Service) -> None:
+    """Keep what serving needs (docs/rights.md); what could not be given up is told by the log and by `status`."""
+    kept = capability.give_up()
+    log.info("rights left: %s", ", ".join(kept.names))
+    places = (service.options.state, service.options.run)
+    shut = [place for place in places if not os.access(place, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)]
+    remarks = [f"{place} cannot be written any more: chown it to root, and restart" for place in shut]
+    for remark in (*kept.remarks, *remarks):
+        log.warning("%s", remark)
+        service.notes.append(remark)
 
 
 def raise_file_limit() -> None:
@@ -47,6 +55,8 @@ async def serve(options: ServeOptions) -> None:
     try:
         await service.start()
         front = await Front.open(service, options)
+        loop.add_signal_handler(signal.SIGHUP, front.reload_tokens)
+        give_up_rights(service)
         log.info("instance %s serves on %s", options.instance, options.run / "admin.sock")
         waits = [asyncio.create_task(work) for work in (stop.wait(), service.detached.wait(), service.failed())]
         if options.trace:

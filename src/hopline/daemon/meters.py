@@ -4,7 +4,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+# the kinds of drift: told of from the start, so that the first repair is seen as one more
+REPAIRED = ("adjacencies", "devices", "entries", "local addresses", "programs")
 
 
 @dataclass
@@ -35,3 +38,14 @@ class Meters:
     changes: Counter[str] = field(default_factory=Counter)  # by outcome: done, refused
     comparisons: int = 0  # of the intent with the kernel
     repairs: Counter[str] = field(default_factory=Counter)  # of drift, by what had to be put right
+
+    def copy(self) -> "Meters":
+        """Return what was counted so far, which goes on counting here."""
+        return Meters(
+            replace(self.plan),
+            replace(self.execute),
+            replace(self.durable),
+            self.changes.copy(),
+            self.comparisons,
+            self.repairs.copy(),
+        )

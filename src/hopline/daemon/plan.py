@@ -1,21 +1,36 @@
 """The plan: intent − what the kernel has = ordered steps. Pure.
 
 The order is what keeps every packet right in between: an adjacency is written before an entry points at it, the
-generation is bumped after the entries have changed, and an adjacency is retired only after that.
+generation is bumped after the entries have changed, and an adjacency is retired only after that. Interfaces are
+attached when the entries are there. What takes something away comes after all that may fail: packets would miss it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from hopline.config import Interface
 from hopline.features.forward import Adjacency, table_of
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The operator's part of the datapath, all of it or the part that a change touches."""
+    """The operator's part of the kernel's state, all of it or the part that a change touches."""
 
     entries: Mapping[str, int] = field(default_factory=dict)  # canonical destination → adjacency id
     adjacencies: Mapping[int, Adjacency] = field(default_factory=dict)
+    interfaces: Mapping[str, Interface] = field(default_factory=dict)  # device → settings of what is attached there
+
+    def beside(self, other: "Tables") -> "Tables":
+        """Return both together; they are of different nouns and have nothing in common."""
+        return Tables(
+            _joined(self.entries, other.entries),
+            _joined(self.adjacencies, other.adjacencies),
+            _joined(self.interfaces, other.interfaces),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +72,34 @@ class RetireAdjacency:
     before: Adjacency
 
 
-Step = WriteAdjacency | PutEntries | DropEntries | Bump | RetireAdjacency
+@dataclass(frozen=True, slots=True)
+class AttachInterface:
+    """Attach the pipeline to a device, or give it other settings; `before` are those it has, None where it has none."""
+
+    before: Interface | None
+    after: Interface
 
 
-def plan(have: Tables, want: Tables) -> list[Step]:
-    """Return the steps that turn `have` into `want`; what is already so is not repeated."""
+@dataclass(frozen=True, slots=True)
+class DetachInterface:
+    """Take the pipeline off a device."""
+
+    before: Interface
+
+
+Step = WriteAdjacency | PutEntries | DropEntries | Bump | RetireAdjacency | AttachInterface | DetachInterface
+
+
+def _joined(one: Mapping[K, V], other: Mapping[K, V]) -> Mapping[K, V]:
+    # a million entries are not copied where there is nothing to join them with
+    return {**one, **other} if one and other else one or other
+
+
+def plan(have: Tables, want: Tables, room: Mapping[str, int] | None = None) -> list[Step]:
+    """Return the steps that turn `have` into `want`; what is already so is not repeated.
+
+    `room` says how many entries a table could still take: where the new ones would not fit, the old ones go first.
+    """
     writes: list[Step] = [
         WriteAdjacency(id, have.adjacencies.get(id), after)
         for id, after in want.adjacencies.items()
@@ -75,11 +113,43 @@ def plan(have: Tables, want: Tables) -> list[Step]:
     for to, id in have.entries.items():
         if to not in want.entries:
             drops.setdefault(table_of(to), {})[to] = id
-    steps = writes
-    for table, after in puts.items():
-        steps.append(PutEntries(table, after, {to: have.entries[to] for to in after if to in have.entries}))
-    steps += [DropEntries(table, before) for table, before in drops.items()]
-    if puts or drops:
+    put = [
+        PutEntries(table, after, {to: have.entries[to] for to in after if to in have.entries})
+        for table, after in puts.items()
+    ]
+    full = {step.table for step in put if room and len(step.after) - len(step.before) > room[step.table]}
+    steps = [*writes, *(DropEntries(table, before) for table, before in drops.items() if table in full), *put]
+    if put:
         steps.append(Bump())
+    for name, interface in want.interfaces.items():
+        if have.interfaces.get(name) != interface:
+            steps.append(AttachInterface(have.interfaces.get(name), interface))
+    late = [DropEntries(table, before) for table, before in drops.items() if table not in full]
+    if late:
+        steps += [*late, Bump()]
     steps += [RetireAdjacency(id, old) for id, old in have.adjacencies.items() if id not in want.adjacencies]
+    steps += [DetachInterface(old) for name, old in have.interfaces.items() if name not in want.interfaces]
     return steps
+
+
+def described(step: Step) -> str:
+    """Return what a step does, for the one who reads why it failed."""
+    match step:
+        case WriteAdjacency(id, _, _):
+            return f"write adjacency {id}"
+        case PutEntries(table, after, _):
+            return f"put {_entries(after)} into {table}"
+        case DropEntries(table, before):
+            return f"drop {_entries(before)} from {table}"
+        case Bump():
+            return "make cached answers stale"
+        case RetireAdjacency(id, _):
+            return f"retire adjacency {id}"
+        case AttachInterface(_, after):
+            return f"attach {after.name}"
+        case DetachInterface(before):
+            return f"detach {before.name}"
+
+
+def _entries(some: Mapping[str, int]) -> str:
+    return f"entry {next(iter(some))}" if len(some) == 1 else f"{len(some)} entries"

@@ -64,6 +64,13 @@ class CacheState(msgspec.Struct, frozen=True, kw_only=True):
     used_ipv6: int | None = None
 
 
+class PendingState(msgspec.Struct, frozen=True):
+    """A change that is taken back unless it is confirmed in time."""
+
+    revision: int
+    left_s: float
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The daemon and all it looks after."""
 
@@ -78,6 +85,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     entries: EntryCount
     cache: CacheState
     notes: list[str] = []  # one line for each thing to know, such as a store that was set aside
+    revision: int = 0  # number of the last change of the intent
+    pending: PendingState | None = None
+    repairs: dict[str, int] = {}  # of drift since the daemon began, by what had to be put right
 
 
 class ForwardRow(msgspec.Struct, frozen=True, kw_only=True):

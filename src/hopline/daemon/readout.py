@@ -1,8 +1,10 @@
 """Reading the datapath for people: interfaces with their counters, entries, next hops."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
 
 from hopline.config import Interface, NextHop, Origin
@@ -10,9 +12,10 @@ from hopline.daemon.attachments import Attachments
 from hopline.daemon.datapath import PIPELINE
 from hopline.daemon.learned import LearnedTable, next_hop_text
 from hopline.daemon.operator import OperatorTables
-from hopline.daemon.protocol import Count, ForwardRow, InterfaceState, NextHopRow
+from hopline.daemon.protocol import Applied, Count, Counts, Difference, ForwardRow, InterfaceState, NextHopRow
 from hopline.daemon.surroundings import Surroundings
 from hopline.features.forward import Adjacency, freshness, word_mac
+from hopline.intent import NOUNS, Change, Delta, Noun
 
 STEPS = ["parse", "forward", "verdict"]
 
@@ -84,11 +87,24 @@ class Readout:
     def operator_rows(self) -> Iterator[ForwardRow]:
         """Yield the operator's entries."""
         takes: dict[int, bool] = {}
+        made: dict[tuple[int, int], ForwardRow] = {}
         for to, hop, adjacency in self.tables.snapshot():
             index = adjacency.ifindex
             if index not in takes:
                 takes[index] = self.attachments.takes_redirects(index)
-            yield self._operator_row(to, hop, adjacency, takes[index])
+            # a million entries have few next hops, and share what is said of them
+            key = (id(hop), id(adjacency))
+            if (row := made.get(key)) is None:
+                row = made[key] = self._operator_row(to, hop, adjacency, takes[index])
+            yield ForwardRow(
+                to=to,
+                dev=row.dev,
+                src_mac=row.src_mac,
+                dst_mac=row.dst_mac,
+                origin="operator",
+                via=row.via,
+                fresh=row.fresh,
+            )
 
     def operator_row(self, to: str, hop: NextHop, adjacency: Adjacency) -> ForwardRow:
         """Return one operator entry; the addresses are those in use."""
@@ -151,3 +167,50 @@ class Readout:
             packets=int(total["packets"]),
             bytes=int(total["bytes"]),
         )
+
+
+def applied(
+    change: Change,
+    revision: int,
+    *,
+    limit: int = 0,
+    dry_run: bool = False,
+    steps: int = 0,
+    confirm_within_s: float | None = None,
+) -> Applied:
+    """Return what the API says of a change; `limit` is how many entries to name of each noun and kind.
+
+    Not for the event loop: there may be a million.
+    """
+    counts, named = {}, []
+    for noun in NOUNS:
+        delta = change.of(noun.name)
+        if not delta:
+            continue
+        counts[noun.name] = _counts(delta)
+        added = (key for key in delta.after if key not in delta.before)
+        changed = (key for key in delta.after if key in delta.before)
+        removed = (key for key in delta.before if key not in delta.after)
+        for key in chain.from_iterable(islice(keys, limit) for keys in (added, changed, removed)):
+            before, after = (_entry(noun, key, side) for side in (delta.before, delta.after))
+            named.append(Difference(noun.name, key, before, after))
+    return Applied(
+        revision=revision,
+        dry_run=dry_run,
+        counts=counts,
+        differences=named,
+        steps=steps,
+        confirm_within_s=confirm_within_s,
+    )
+
+
+def _counts(delta: Delta) -> Counts:
+    both = len(delta.before.keys() & delta.after.keys()) if delta.before else 0
+    return Counts(len(delta.after) - both, both, len(delta.before) - both)
+
+
+def _entry(noun: Noun, key: str, side: Mapping[str, Any]) -> dict[str, str | bool] | None:
+    if key not in side:
+        return None
+    fields = msgspec.structs.asdict(noun.entry(key, side[key]))
+    return {name: value for name, value in fields.items() if value is not None}

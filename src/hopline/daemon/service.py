@@ -4,44 +4,50 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
+from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
+from hopline import __version__
 from hopline.config import Forward, Interface, Mode, NextHop, Origin
 from hopline.daemon.ask import Asker
+from hopline.daemon.asker import NOBODY
 from hopline.daemon.attachments import Attachments
-from hopline.daemon.datapath import LEASE_S, Datapath
+from hopline.daemon.changes import Changes
+from hopline.daemon.datapath import Datapath
 from hopline.daemon.interfaces import Interfaces
 from hopline.daemon.learned import LearnedTable
+from hopline.daemon.meters import Meters
 from hopline.daemon.operator import OperatorTables
 from hopline.daemon.options import ServeOptions
+from hopline.daemon.possible import placed, plainly
 from hopline.daemon.protocol import (
+    Applied,
     CacheState,
+    Confirmed,
     EntryCount,
     ForwardAnswer,
     ForwardRow,
+    HistoryRow,
     InterfaceAdded,
     InterfaceState,
     NextHopRow,
+    PendingState,
     Status,
 )
-from hopline.daemon.readout import Readout
+from hopline.daemon.readout import Readout, applied
+from hopline.daemon.repair import Repair
 from hopline.daemon.surroundings import Surroundings
-from hopline.errors import HoplineError, InvalidInput, Refused
+from hopline.daemon.upkeep import Upkeep
+from hopline.errors import NotFound, Refused
 from hopline.features.forward import Facts
+from hopline.intent import Change, Delta, Wanted, difference, one_entry
 from hopline.kernel import netns
 from hopline.kernel.link import remove_pins
 from hopline.kernel.netlink.types import Link
-from hopline.store.change import Change, DeleteForward, PutForward, PutInterface
 from hopline.store.embedded import Store
 
 log = logging.getLogger("hopline")
-
-LEASE_EVERY_S = 0.25
-KEEP_ALIVE_EVERY_S = 2.5
-HOUSEKEEPING_EVERY_S = 10.0
 
 
 class Service:
@@ -50,40 +56,54 @@ class Service:
     def __init__(self, options: ServeOptions) -> None:
         self.options = options
         self.began = time.monotonic()
-        self.store = Store.open(options.state)
+        # first: what another version left in the kernel is refused before its store is brought up to date
+        self.datapath = Datapath.open(options.instance, options.cache_size)
         try:
-            self.datapath = Datapath.open(options.instance, options.cache_size)
+            self.store = Store.open(options.state)
         except BaseException:
-            self.store.close()
+            self.datapath.close()
             raise
+        self.meters = Meters()
         self.attachments = Attachments(self.datapath, options.trace)
         self.tables = OperatorTables(self.datapath, Facts())
         self.learned = LearnedTable(self.datapath)
         self.surroundings = Surroundings(self.datapath, self.attachments, self.tables)
+        self.kept_interfaces = Interfaces(self.attachments, self.surroundings)
         self.readout = Readout(self.attachments, self.tables, self.learned, self.surroundings)
         self.asker = Asker(self.attachments, self.tables, self.surroundings)
-        self.kept_interfaces = Interfaces(self.store, self.attachments, self.surroundings)
+        self.changes = Changes(
+            self.store, self.datapath, self.tables, self.kept_interfaces, self.surroundings, self.meters
+        )
+        self.repair = Repair(
+            self.changes, self.datapath, self.tables, self.surroundings, self.meters, options.check_every
+        )
+        self.upkeep = Upkeep(
+            self.changes, self.datapath, self.tables, self.learned, self.kept_interfaces, self.surroundings, self.meters
+        )
         self.notes: list[str] = []
         self.detached = asyncio.Event()
-        self._changes = asyncio.Lock()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="hopline-change")
         self._tasks: list[asyncio.Task[None]] = []
 
     # start and stop
 
     async def start(self) -> None:
         """Adopt what is in the kernel, make it agree with the intent, then vouch for what is learned."""
-        intent = self.store.intent()
-        forwards = list(intent.forward)
-        self.surroundings.wanted = {i.name: i for i in intent.interface}
-        self.surroundings.preferred = {*self.surroundings.wanted, *(f.dev for f in forwards if f.dev)}
+        self._take_back_what_is_overdue()
+        intent = self.store.read()
+        forwards = intent.of("forward")
+        self.surroundings.wanted = dict(intent.of("interface"))
+        devices = {hop.dev for hop in set(forwards.values()) if hop.dev}
+        self.surroundings.preferred = {*self.surroundings.wanted, *devices}
         await self.surroundings.open()
         self.surroundings.link_returned = self._link_returned
+        self.surroundings.suspect_drift = self.repair.suspect
         if self.store.recovered_from is not None:
-            self.notes.append(f"the store was damaged and is kept as {self.store.recovered_from}")
+            self.notes.append(f"the store was damaged and is kept as {self.store.recovered_from}: {self.store.damage}")
+        elif self.store.damage is not None:
+            self.notes.append(f"the history was damaged: {self.store.damage}")
         if self.datapath.adopted and self.store.fresh:
             forwards = self._recover()
-        self.surroundings.gather_reach({NextHop.of(forward) for forward in forwards})
+        self.surroundings.gather_reach(set(forwards.values()))
         steps = self.tables.reconcile(forwards)
         log.info("instance %s: %d entries, %d steps to agree", self.options.instance, len(forwards), len(steps))
         self.store.settle()
@@ -92,33 +112,44 @@ class Service:
         self.datapath.bump_generation()
         self.datapath.extend_lease()
         self.surroundings.resolve(self.tables.next_hops())
+        self.changes.await_confirmation()
         self._tasks = [
             asyncio.create_task(loop)
             for loop in (
                 self.surroundings.run(),
                 self.surroundings.follow_policy(),
-                self._lease(),
-                self._keep_alive(),
-                self._housekeeping(),
+                self.repair.run(),
+                *self.upkeep.loops(),
             )
         ]
 
-    def _recover(self) -> list[Forward]:
+    def _take_back_what_is_overdue(self) -> None:
+        """A change whose time to be confirmed ran out while no daemon was there is not carried out first."""
+        pending = self.store.pending
+        if pending is None or self.changes.left(pending) > 0:
+            return
+        before = pending.revision - 1
+        what = f"rollback to {before}: not confirmed in time"
+        self.store.write(self.store.back_to(before), by=NOBODY, what=what, settles_pending=True)
+        log.warning("change %d was not confirmed in time: it is taken back", pending.revision)
+
+    def _recover(self) -> dict[str, NextHop]:
         """The store is lost and the kernel is not: what the kernel does is the best record of what was asked."""
         names = {link.index: link.name for link in self.surroundings.links()}
         forwards = self.tables.recover(names)
         pinned = (int(p.name.removeprefix("link_")) for p in self.datapath.directory.glob("link_*"))
-        interfaces = [Interface(names[index]) for index in pinned if index in names]
+        interfaces = {names[index]: Interface(names[index]) for index in pinned if index in names}
         if forwards or interfaces:
-            self.store.write([*map(PutInterface, interfaces), *map(PutForward, forwards)])
+            found = Change({"interface": Delta(after=interfaces), "forward": Delta(after=forwards)})
+            self.store.write(found, by=NOBODY, what="recovered from the kernel")
             text = f"the store was lost: {len(forwards)} entries and {len(interfaces)} interfaces taken from the kernel"
             self.notes.append(text)
             log.warning("%s", text)
-        self.surroundings.wanted = {i.name: i for i in interfaces}
+        self.surroundings.wanted = interfaces
         return forwards
 
     async def _link_returned(self, link: Link) -> None:
-        async with self._changes:
+        async with self.changes.lock:
             await self.kept_interfaces.attach_returned(link)
 
     async def stop(self) -> None:
@@ -129,7 +160,7 @@ class Service:
         await self.surroundings.close()
         if not self.detached.is_set():
             self.datapath.drop_lease()
-        self._worker.shutdown()
+        self.changes.close()
         self.store.close()
         self.datapath.close()
 
@@ -139,39 +170,6 @@ class Service:
         for task in done:
             task.result()
 
-    async def _lease(self) -> None:
-        # in the event loop on purpose: a loop that hangs follows no events, and must not vouch either
-        last = time.monotonic()
-        while True:
-            if self.surroundings.following:
-                self.datapath.extend_lease()
-            now = time.monotonic()
-            if now - last > LEASE_S:
-                log.warning("busy for %.1f s: the lease ran out and what was learned went to the kernel", now - last)
-            last = now
-            await asyncio.sleep(LEASE_EVERY_S)
-
-    async def _keep_alive(self) -> None:
-        while True:
-            await asyncio.sleep(KEEP_ALIVE_EVERY_S)
-            try:
-                self.surroundings.keep_alive(self.learned.neighbours_in_use())
-            except HoplineError as error:
-                log.warning("keep neighbours alive: %s", error)
-            if not self._changes.locked():
-                self.surroundings.check_programs()
-
-    async def _housekeeping(self) -> None:
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_EVERY_S)
-            async with self._changes:
-                self.tables.free_retired()
-                self.learned.reclaim()
-                self.surroundings.know_the_rest()
-
-    async def _change(self, work: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._worker, work)
-
     # what the API calls
 
     async def status(self) -> Status:
@@ -180,7 +178,7 @@ class Service:
         ways = self.datapath.limits
         return Status(
             instance=self.options.instance,
-            version=version("hopline"),
+            version=__version__,
             pid=os.getpid(),
             uptime_s=round(time.monotonic() - self.began, 3),
             netns=netns.inode(),
@@ -195,7 +193,16 @@ class Service:
                 used_ipv6=used6,
             ),
             notes=self.notes,
+            revision=self.store.revision,
+            pending=self._pending(),
+            repairs=dict(self.meters.repairs),
         )
+
+    def _pending(self) -> PendingState | None:
+        pending = self.store.pending
+        if pending is None:
+            return None
+        return PendingState(pending.revision, self.changes.left(pending))
 
     async def interfaces(self) -> list[InterfaceState]:
         """Return all interfaces of the intent."""
@@ -207,70 +214,123 @@ class Service:
 
     async def interface_add(self, interface: Interface, replace: bool) -> InterfaceAdded:
         """Attach to a device; `replace` takes it from another program."""
-        async with self._changes:
-            taken_over = replace and interface.name in self.kept_interfaces.problems
-            if interface.name in self.kept_interfaces.wanted and not taken_over:
-                raise Refused(f"interface {interface.name} exists: use set")
-            await self.kept_interfaces.put(interface, replace)
+        async with self.changes.lock:
+            name = interface.name
+            old = self.kept_interfaces.wanted.get(name)
+            taken_over = replace and name in self.kept_interfaces.problems
+            if old is not None and not taken_over:
+                raise Refused(f"interface {name} exists: use set")
+            change = one_entry("interface", name, old, interface)
+            taking = (name,) if replace else ()
+            await self.changes.make(change, f"interface add {name}", taking_over=taking, anew=taking)
             return await self._interface_added(interface)
 
     async def interface_set(self, name: str, mode: Mode | None, bypass_policy: bool | None) -> InterfaceAdded:
         """Change what is not None."""
-        async with self._changes:
+        async with self.changes.lock:
             old = self.kept_interfaces.named(name)
             new = Interface(
                 name,
                 old.mode if mode is None else mode,
                 old.bypass_policy if bypass_policy is None else bypass_policy,
             )
-            if self.surroundings.link_named(name) is None:
-                self.kept_interfaces.put_absent(new)
-            else:
-                await self.kept_interfaces.put(new)
+            await self.changes.make(one_entry("interface", name, old, new), f"interface set {name}")
             return await self._interface_added(new)
 
     async def interface_del(self, name: str) -> None:
         """Detach and forget."""
-        async with self._changes:
-            self.kept_interfaces.delete(name)
+        async with self.changes.lock:
+            old = self.kept_interfaces.named(name)
+            await self.changes.make(one_entry("interface", name, old, None), f"interface del {name}")
 
     async def forward_put(self, forwards: Sequence[Forward], replace: bool) -> None:
         """Enter all or nothing."""
-        async with self._changes:
-            for forward in forwards:
-                self._check(forward)
-            changes: list[Change] = [PutForward(forward) for forward in forwards]
-            await self._change(lambda: self.tables.put(forwards, replace, lambda: self.store.write(changes)))
-            followed = [NextHop.of(forward) for forward in forwards if forward.via]
-            if followed:
-                # events may have been followed while the entries were made
-                self.surroundings.gather_reach(self.tables.next_hops())
-                self.tables.refresh(followed)
-                self.surroundings.resolve(followed)
-
-    def _check(self, forward: Forward) -> None:
-        """Refuse what cannot be carried out on this host."""
-        if forward.to in self.surroundings.watch.local.addresses:
-            raise InvalidInput("to", f"{forward.to} is this host's own address", "its packets stay here")
-        name = forward.dev
-        if name is None and forward.via is not None:
-            name = self.surroundings.device_reaching(forward.via)
-            if name is None:
-                raise InvalidInput("via", f"{forward.via} is on link of no device", "give a neighbour, or --dev too")
-            self.surroundings.facts.reach = {**self.surroundings.facts.reach, forward.via: name}
-        field = "dev" if forward.dev is not None else "via"
-        link = self.surroundings.link_named(name or "")
-        if link is None or link.name == "lo":
-            raise InvalidInput(field, f"{name} is no device here", "`ip link` lists them")
-        if not link.ethernet or link.kind in ("bridge", "vlan", "wireguard"):
-            what = link.kind or "not an Ethernet device"
-            raise InvalidInput(field, f"{name} is {what}, which takes no redirect", "name the device below")
+        async with self.changes.lock:
+            want = {forward.to: NextHop.of(forward) for forward in forwards}
+            have = self.tables.wanted()
+            if not replace and (there := next((to for to in want if to in have), None)) is not None:
+                raise Refused(f"forward {there} exists: use replace")
+            change = difference(Wanted({"forward": have}), Wanted({"forward": want}), merge=True)
+            named = plainly if len(want) == 1 else placed({"forward": want})
+            await self.changes.make(change, _what("replace" if replace else "add", list(want)), named=named)
 
     async def forward_del(self, destinations: Sequence[str]) -> None:
         """Remove operator entries, all or nothing."""
-        async with self._changes:
-            changes: list[Change] = [DeleteForward(to) for to in destinations]
-            await self._change(lambda: self.tables.remove(destinations, lambda: self.store.write(changes)))
+        async with self.changes.lock:
+            have = self.tables.wanted()
+            for to in destinations:
+                if to not in have:
+                    raise NotFound(f"forward {to}: no such entry: `hopline forward show` lists them")
+            change = Change({"forward": Delta(before={to: have[to] for to in destinations})})
+            await self.changes.make(change, _what("del", destinations))
+
+    # the intent as a whole
+
+    async def intent(self) -> Wanted:
+        """Return a copy of the intent, as of one moment."""
+        async with self.changes.lock:
+            wanted = self.changes.wanted()
+            forwards = await self.changes.in_worker(lambda: dict(wanted.of("forward").items()))
+            return Wanted({"interface": dict(wanted.of("interface")), "forward": forwards})
+
+    async def apply(
+        self,
+        want: Wanted,
+        *,
+        what: str = "apply",
+        merge: bool = False,
+        dry_run: bool = False,
+        confirm_within: float | None = None,
+        revision: int | None = None,
+        limit: int = 0,
+    ) -> Applied:
+        """Make the intent equal to `want`, or with `merge` add and change what it names, all or nothing."""
+        async with self.changes.lock:
+            if revision not in (None, now := self.store.revision):
+                raise Refused(f"{what}: the intent has changed meanwhile (it is {now}, not {revision}): look again")
+            have = self.changes.wanted()
+            # in the worker, as all that takes a look at each of a million entries
+            change = await self.changes.in_worker(lambda: difference(have, want, merge))
+            if not dry_run:
+                within = confirm_within if change else None
+                steps = await self.changes.make(change, what, named=placed(want.entries), confirm_within=within)
+                self.changes.await_confirmation()
+                return await self._applied(change, limit, steps=steps, confirm_within_s=within)
+            rehearsed = await self._applied(change, limit, dry_run=True)
+        # others may make changes meanwhile: who only asks holds up nobody
+        await self.changes.possible.check(change, placed(want.entries))
+        return rehearsed
+
+    async def _applied(self, change: Change, limit: int, **more: Any) -> Applied:
+        revision = self.store.revision
+        return await self.changes.in_worker(lambda: applied(change, revision, limit=limit, **more))
+
+    async def history(self) -> list[HistoryRow]:
+        """Return the last changes, the newest first."""
+        return self.store.history()
+
+    async def rollback(self, number: int, *, dry_run: bool = False, limit: int = 0) -> Applied:
+        """Make the intent what it was after change `number`."""
+        async with self.changes.lock:
+            change = await self.changes.in_worker(lambda: self.store.back_to(number))
+            if dry_run:
+                return await self._applied(change, limit, dry_run=True)
+            pending = self.store.pending
+            settling = pending is not None and number < pending.revision
+            steps = await self.changes.make(change, f"rollback to {number}", named=None, settling=settling)
+            self.changes.await_confirmation()
+            return await self._applied(change, limit, steps=steps)
+
+    async def confirm(self) -> Confirmed:
+        """Keep the change that waits for it."""
+        async with self.changes.lock:
+            if self.store.pending is None:
+                raise Refused("confirm: no change waits for it: `hopline history` shows what was done")
+            revision = await self.changes.in_worker(self.store.confirm)
+            self.changes.await_confirmation()
+            return Confirmed(revision)
+
+    # what is there
 
     async def forwards(self, to: str | None, origin: Origin | None, limit: int | None) -> list[ForwardRow]:
         """Return entries, of both origins unless told; at most `limit`."""
@@ -286,7 +346,7 @@ class Service:
 
     async def forward_get(self, address: str, in_dev: str | None) -> ForwardAnswer:
         """Ask the shipped program about a packet to `address`; it comes in where it would not go out again."""
-        async with self._changes:
+        async with self.changes.lock:
             if in_dev is not None:
                 self.kept_interfaces.named(in_dev)
             answer: ForwardAnswer | None = None
@@ -312,7 +372,7 @@ class Service:
 
     async def detach(self) -> None:
         """Remove this instance from the kernel and keep its intent; the daemon ends."""
-        async with self._changes:
+        async with self.changes.lock:
             for index in list(self.attachments.by_index):
                 self.attachments.detach(index)
             remove_pins(self.datapath.directory)
@@ -327,3 +387,8 @@ class Service:
         """Return the name of the device with this index, None if there is none."""
         link = self.surroundings.watch.links.get(index)
         return link.name if link else None
+
+
+def _what(verb: str, destinations: Sequence[str]) -> str:
+    """Return what the history calls a change of entries."""
+    return f"forward {verb} {destinations[0] if len(destinations) == 1 else f'{len(destinations)} entries'}"

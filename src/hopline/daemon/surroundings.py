@@ -55,6 +55,7 @@ class Surroundings:
         self.following = True  # events are turned into datapath changes as they come
         self.preferred: set[str] = set()  # devices that the intent names: the first to get a slot
         self.link_returned: Callable[[Link], Awaitable[None]] | None = None
+        self.suspect_drift: Callable[[], None] = lambda: None
         self._policy_wanted = asyncio.Event()
         self._policy_lock = asyncio.Lock()
         self._policy_changes = 0
@@ -74,11 +75,12 @@ class Surroundings:
 
     def links(self) -> list[Link]:
         """Return the devices that packets can come in by or leave through."""
-        return [link for link in self.watch.links.values() if link.name != "lo"]
+        # a copy: other threads ask too
+        return [link for link in list(self.watch.links.values()) if link.name != "lo"]
 
     def link_named(self, name: str) -> Link | None:
         """Return the device of this name, None if there is none."""
-        return next((link for link in self.watch.links.values() if link.name == name), None)
+        return next((link for link in list(self.watch.links.values()) if link.name == name), None)
 
     def resynchronise(self) -> None:
         """Bring everything up to what the watch has read."""
@@ -93,8 +95,21 @@ class Surroundings:
         for link in self.links():
             self._check_attached(link)
 
-    def _set_local(self) -> None:
-        self.datapath.set_local(self.watch.local.addresses | self.watch.local.prefixes)
+    def _set_local(self) -> bool:
+        return self.datapath.set_local(self.watch.local.addresses | self.watch.local.prefixes)
+
+    def repair_local(self) -> bool:
+        """Make the local tables hold our own addresses again; return whether they did not."""
+        return self._set_local()
+
+    def repair_devices(self) -> int:
+        """Make every device's row and redirect slot what they should be; return how many were not."""
+        features = all_features()
+        return sum(
+            self.attachments.know(link, features.get(link.index) or device_features(link))
+            for link in self.links()
+            if link.index in self.attachments.slots
+        )
 
     def _gather_facts(self) -> None:
         self.facts.devices = {
@@ -111,22 +126,16 @@ class Surroundings:
 
     def gather_reach(self, hops: Iterable[NextHop]) -> None:
         """Find by which device each `via` without a device is reached."""
-        reach: dict[str, str] = {}
-        for hop in hops:
-            if hop.via and not hop.dev and (name := self.device_reaching(hop.via)):
-                reach[hop.via] = name
-        self.facts.reach = reach
+        self.facts.reach = self.reaching({hop.via for hop in hops if hop.via and not hop.dev})
 
-    def device_reaching(self, address: str) -> str | None:
-        """Return the device an address is on link of, None where it is not a neighbour's."""
-        try:
-            answer = query.route_get(address)
-        except HoplineError:
-            return None
-        link = self.watch.links.get(answer.index)
-        if answer.gateway or answer.type != "unicast" or link is None or link.name == "lo":
-            return None
-        return link.name
+    def reaching(self, addresses: Iterable[str]) -> dict[str, str]:
+        """Return the device that each address is on link of; those that are no neighbour's are absent."""
+        reach: dict[str, str] = {}
+        for address, answer in query.routes_to(addresses):
+            link = self.watch.links.get(answer.index)
+            if not answer.gateway and answer.type == "unicast" and link is not None and link.name != "lo":
+                reach[address] = link.name
+        return reach
 
     async def run(self) -> None:
         """Follow the kernel's events until cancelled."""
@@ -181,6 +190,8 @@ class Surroundings:
                 self._check_attached(link)
         if batch.policy:
             self._suspect_policy(batch)
+        if batch.of(Overflow, LinkGone, LinkChanged):
+            self.suspect_drift()
 
     def _follow_neighbours(self, batch: Batch) -> None:
         macs = dict(self.facts.macs)
@@ -205,14 +216,24 @@ class Surroundings:
         if link.name in self.wanted and attachment is None and self.link_returned is not None:
             self._start(self.link_returned(link))
 
-    def check_programs(self) -> None:
-        """Look for links that somebody detached and for devices that another program left: the kernel tells of neither.
+    def missing_programs(self) -> list[Link]:
+        """Return the devices whose program somebody took off, or may be put on again: the kernel tells of neither.
 
-        Called every so often, and never while interfaces are being changed.
+        Asked every so often, and never while interfaces are being changed.
         """
-        for link in self.links():
-            if link.name in self.wanted and self.attachments.missing(link.index):
-                self._check_attached(link)
+        missing = [link for link in self.links() if link.name in self.wanted and self.attachments.missing(link.index)]
+        for link in missing:
+            if link.index in self.attachments.by_index:
+                self.attachments.drop(link.index)
+        return missing
+
+    def detach_unwanted(self) -> int:
+        """Take programs off devices that the intent does not name, such as one that would not go; return how many."""
+        names = {index: link.name for index, link in list(self.watch.links.items())}
+        unwanted = [index for index in list(self.attachments.by_index) if names.get(index) not in self.wanted]
+        for index in unwanted:
+            self.attachments.detach(index)
+        return len(unwanted)
 
     def _start(self, work: Awaitable[None]) -> None:
         async def guarded() -> None:
@@ -232,7 +253,7 @@ class Surroundings:
     def _suspect_policy(self, batch: Batch) -> None:
         # until the policy has been read, the kernel does it; not for routes alone, which change all the time
         if any(event.policy and not isinstance(event, RouteChanged) for event in batch.events):
-            for index in self.attachments.by_index:
+            for index in list(self.attachments.by_index):
                 self.attachments.set_learning(index, learn4=False, learn6=False, bypass=False)
             self.apply_policy(only_bypassed=True)
         self._policy_changes += 1
@@ -276,7 +297,7 @@ class Surroundings:
 
     def apply_policy(self, only_bypassed: bool = False) -> None:
         """Write each interface's right to use what is learned."""
-        for index in self.attachments.by_index:
+        for index in list(self.attachments.by_index):
             link = self.watch.links.get(index)
             interface = self.wanted.get(link.name) if link else None
             bypass = interface is not None and interface.bypass_policy

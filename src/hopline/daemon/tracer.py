@@ -59,7 +59,7 @@ async def _print_decisions(attachments: Attachments, out: TextIO) -> None:
         for attachment in list(attachments.by_index.values()):
             if attachment.program.id not in rings:
                 rings[attachment.program.id] = RingBuffer(attachment.object.map("trace_events"))
-        for id in set(rings) - {attachment.program.id for attachment in attachments.by_index.values()}:
+        for id in set(rings) - {attachment.program.id for attachment in list(attachments.by_index.values())}:
             rings.pop(id).close()
         names: dict[int, str] = {}
         for ring in rings.values():

@@ -7,7 +7,8 @@ adjacency's contents do, however many entries share it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from hopline.config import NextHop
 
@@ -44,7 +45,7 @@ class Facts:
 
     devices: dict[str, Device] = field(default_factory=dict)
     macs: Mapping[tuple[int, str], bytes] = field(default_factory=dict)  # (ifindex, address) → MAC, usable ones only
-    reach: Mapping[str, str] = field(default_factory=dict)  # next hop's address → device name
+    reach: dict[str, str] = field(default_factory=dict)  # next hop's address → device name
 
 
 def mac_word(mac: bytes, top: int) -> int:
@@ -108,23 +109,26 @@ def table_of(to: str) -> str:
 
 def key_of(to: str) -> bytes:
     """Return the destination's key in its map: the address, behind the prefix length where there is one."""
-    if "/" not in to:
-        return ip_address(to).packed
-    return trie_key(to)
+    if "/" in to:
+        return trie_key(to)
+    # a fifth of what ip_address takes, and there may be a million
+    return inet_pton(AF_INET6 if ":" in to else AF_INET, to)
 
 
 def trie_key(to: str) -> bytes:
     """Return the key of an address or a prefix in a trie: its length in bits, then the address."""
-    network = ip_network(to)
-    return network.prefixlen.to_bytes(4, "little") + network.network_address.packed
+    address, slash, length = to.partition("/")
+    packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)
+    return (int(length) if slash else len(packed) * 8).to_bytes(4, "little") + packed
 
 
 def destination_of(table: str, key: bytes) -> str:
     """Return the canonical destination of a map's key; the reverse of `key_of`."""
-    make = IPv6Address if table.endswith("6") else IPv4Address
-    if table.startswith("forward_exact"):
-        return str(make(key))
-    return f"{make(key[4:])}/{int.from_bytes(key[:4], 'little')}"
+    family = AF_INET6 if table.endswith("6") else AF_INET
+    address = inet_ntop(family, key[-16 if family == AF_INET6 else -4 :])
+    if family == AF_INET6 and "." in address:
+        address = str(IPv6Address(key[-16:]))  # the C library writes some with dots, we never do
+    return address if table.startswith("forward_exact") else f"{address}/{int.from_bytes(key[:4], 'little')}"
 
 
 def covering(address: str, destinations: Mapping[str, int]) -> str | None:

@@ -65,9 +65,9 @@ def _outer_process() -> int:
 
 
 def _seen_by(pid: int) -> Path:
-    """The usual mount as another process sees it: for PID 1 by /proc/1, else held open, since the process may end."""
+    """The usual mount as another process sees it, held open: it may end, and the right to look into it be given up."""
     place = Path(f"/proc/{pid}/root{USUAL}")
-    if pid == 1 or not is_bpffs(place):
+    if not is_bpffs(place):
         return place
     return Path(f"/proc/self/fd/{os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)}")
 

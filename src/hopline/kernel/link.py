@@ -27,13 +27,21 @@ NOT_THE_DRIVER = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """What an interface runs: `mode` native, generic or hardware; `link_id` None when attached by netlink."""
+    """What an interface runs: `mode` native, generic or hardware; `link_id` None when attached by netlink.
+
+    To a process without CAP_SYS_ADMIN the kernel tells mode and id only: name and tag are "", and link_id is None.
+    """
 
     mode: str
     program_id: int
     name: str
     tag: str
     link_id: int | None
+
+    @property
+    def known_as(self) -> str:
+        """The program's id, and its name if that is known, as `id 39, xdp_pass`."""
+        return f"id {self.program_id}, {self.name}" if self.name else f"id {self.program_id}"
 
 
 class XdpLink(Handle):
@@ -120,11 +128,17 @@ def detach_pin(path: Path) -> None:
 
 
 def remove_pins(directory: Path) -> None:
-    """Remove an instance from the kernel: detach the links (pins named link_*), remove all pins and `directory`."""
+    """Remove an instance from the kernel: detach the links (pins named link_*), remove all pins and `directory`.
+
+    The pin that says what made the maps goes last, so that what is left of a removal cut short is still known by it.
+    """
     for pin in list(directory.glob("link_*")):
         detach_pin(pin)
-    for pin in list(directory.iterdir()):
-        pin.unlink()
+    for pin in sorted(directory.iterdir(), key=lambda pin: pin.name == "identity"):
+        if pin.is_dir():
+            remove_pins(pin)
+        else:
+            pin.unlink()
     directory.rmdir()
 
 
@@ -142,50 +156,20 @@ def query(ifindex: int) -> Attached | None:
         with Program.from_id(found) as program:
             title, tag = program.name, program.tag
     except KernelError as error:
+        if error.errno == errno.EPERM:
+            return Attached(name, found, "", "", None)
         if error.errno != errno.ENOENT:
             raise
         return None  # detached since
-    links = _links_of(found, ifindex)
+    links = links_of(found, ifindex)
     return Attached(name, found, title, tag, links[0] if links else None)
 
 
-def replace_foreign(ifindex: int, program: Program, mode: Mode = "auto") -> XdpLink:
-    """Detach whatever program is there, and attach ours; if ours fails, the old one is put back and the error says so.
+def links_of(program_id: int, ifindex: int) -> list[int]:
+    """Ids of the XDP links that carry this program on an interface of this index, in any namespace.
 
-    The interface runs no program for the moment in between: a link cannot take over what something else attached.
+    Empty without CAP_SYS_ADMIN.
     """
-    before = query(ifindex)
-    if before is None:
-        return XdpLink.attach(program, ifindex, mode)
-    with Program.from_id(before.program_id) as old:
-        _detach_foreign(ifindex, before)
-        try:
-            return XdpLink.attach(program, ifindex, mode)
-        except (KernelError, Refused) as error:
-            result = lib.hl_xdp_attach(ifindex, old.fd, FLAGS[before.mode])
-            said = "is attached again" if result >= 0 else f"could not be attached again (errno {-result})"
-            failed = f"{error}: the program it had (id {before.program_id}, {before.name}) {said}"
-            raise Refused(failed) from error
-
-
-def _detach_foreign(ifindex: int, before: Attached) -> None:
-    asked = f"detach xdp {before.name} (id {before.program_id}) from {interface_name(ifindex)}"
-    result = lib.hl_xdp_detach(ifindex, FLAGS[before.mode])
-    if result != -errno.EBUSY:
-        check(result, asked)
-        return
-    lib.hl_message_clear()
-    # EBUSY: a link holds it, and the kernel does not say which namespace a link's interface index belongs to
-    links = _links_of(before.program_id, ifindex)
-    if len(links) != 1:
-        ids = ", ".join(map(str, links))
-        raise Refused(f"{asked}: links {ids or '(none)'} carry it on an interface of that number: detach it by hand")
-    with XdpLink.from_id(links[0]) as link:
-        link.detach()
-
-
-def _links_of(program_id: int, ifindex: int) -> list[int]:
-    """Ids of the XDP links that carry this program on an interface of this index, in any namespace."""
     found, current = [], ffi.new("uint32_t *")
     while lib.bpf_link_get_next_id(current[0], current) == 0:
         fd = lib.bpf_link_get_fd_by_id(current[0])
@@ -212,8 +196,7 @@ def _refusal(asked: str, number: int, ifindex: int, mode: Mode) -> KernelError |
     if number in (errno.EBUSY, errno.EEXIST):
         there = query(ifindex)
     if there is not None:
-        program = f"another program (id {there.program_id}, {there.name}) is attached"
-        return Refused(f"{asked}: {program}: unload it or use --replace")
+        return Refused(f"{asked}: another program ({there.known_as}) is attached: unload it or use --replace")
     hints = {
         errno.ENODEV: "no such interface in this namespace",
         errno.EPERM: "run as root or with CAP_BPF and CAP_NET_ADMIN",

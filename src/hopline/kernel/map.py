@@ -41,6 +41,7 @@ class Map(Handle):
         self.id, self.type, self.flags = int(info.id), int(info.type), int(info.map_flags)
         self.key_size, self.value_size = int(info.key_size), int(info.value_size)
         self.max_entries = int(info.max_entries)
+        self._btf_id = int(info.btf_id)
         if value_dtype is None and info.btf_id and info.btf_value_type_id:
             key_dtype, value_dtype = _kernel_dtypes(info, self.name)
         shape = Shape(self.type, self.key_size, self.value_size, key_dtype, value_dtype)
@@ -81,6 +82,10 @@ class Map(Handle):
         asked = f"create map {name}"
         fd = check(lib.hl_map_create(type, name[:15].encode(), key_size, value_size, max_entries, flags), asked)
         return cls(fd, name, key_dtype=key_dtype, value_dtype=value_dtype)
+
+    def layout(self) -> Layout | None:
+        """All layouts of the object that the map was made by, as the kernel keeps them; None where it keeps none."""
+        return _kernel_layout(self._btf_id, self.name) if self._btf_id else None
 
     @property
     def _target(self) -> batch.Target:
@@ -204,13 +209,22 @@ def _add_up(totals: NDArray[Any], values: NDArray[Any], keys: NDArray[Any]) -> N
 
 
 def _kernel_dtypes(info: Any, name: str) -> tuple[DType | None, DType | None]:
-    """Key and value dtype from the BTF that the kernel keeps for a map."""
-    fd = check(lib.bpf_btf_get_fd_by_id(info.btf_id), f"read btf of map {name}")
-    with Handle() as handle:
-        handle.fd = fd
-        layout = Layout(Btf(kernel_btf(fd), f"map {name}"))
+    """Key and value dtype from the BTF that the kernel keeps for a map; None where we have no right to see it."""
+    try:
+        layout = _kernel_layout(info.btf_id, name)
+    except KernelError as error:
+        if error.errno != errno.EPERM:
+            raise
+        return None, None  # without CAP_SYS_ADMIN nothing is opened by its id
     key = layout.dtype(info.btf_key_type_id) if info.btf_key_type_id else None
     return key, layout.dtype(info.btf_value_type_id)
+
+
+def _kernel_layout(btf_id: int, name: str) -> Layout:
+    fd = check(lib.bpf_btf_get_fd_by_id(btf_id), f"read btf of map {name}")
+    with Handle() as handle:
+        handle.fd = fd
+        return Layout(Btf(kernel_btf(fd), f"map {name}"))
 
 
 def kernel_btf(fd: int) -> bytes:

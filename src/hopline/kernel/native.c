@@ -7,14 +7,18 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <linux/bpf.h>
+#include <linux/capability.h>
 #include <linux/if_link.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -326,4 +330,44 @@ int64_t hl_filesystem(const char *path)
     struct statfs found;
 
     return statfs(path, &found) ? -errno : (int64_t)(uint32_t)found.f_type;
+}
+
+int hl_keep_capabilities(uint64_t keep)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2] = {
+        {.effective = (uint32_t)keep, .permitted = (uint32_t)keep},
+        {.effective = (uint32_t)(keep >> 32), .permitted = (uint32_t)(keep >> 32)},
+    };
+
+    /* first, since it takes CAP_SETPCAP; who asked looks whether it was held */
+    for (int number = 0; prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
+        prctl(PR_CAPBSET_DROP, number, 0, 0, 0);
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || syscall(SYS_capset, &header, data))
+        return -errno;
+    return 0;
+}
+
+static uint64_t kept_by_all;
+
+/* system calls only, so it may interrupt anything */
+static void on_keep(int number)
+{
+    int before = errno;
+
+    (void)number;
+    hl_keep_capabilities(__atomic_load_n(&kept_by_all, __ATOMIC_ACQUIRE));
+    errno = before;
+}
+
+int hl_keep_capabilities_of(int thread, uint64_t keep)
+{
+    /* never taken back: a signal that comes late must not end the process */
+    struct sigaction action = {.sa_handler = on_keep, .sa_flags = SA_RESTART};
+
+    __atomic_store_n(&kept_by_all, keep, __ATOMIC_RELEASE);
+    if (sigaction(SIGRTMIN, &action, NULL) || syscall(SYS_tgkill, getpid(), thread, SIGRTMIN))
+        return -errno;
+    return 0;
 }

@@ -150,3 +150,8 @@ void hl_span_gather(const char *span, uint64_t used, char *records, uint64_t rec
 /* namespaces and file systems */
 int hl_setns(int fd, int kind);
 int64_t hl_filesystem(const char *path); /* f_type of statfs(2) */
+
+/* capabilities: bit N of `keep` is capability N; effective and permitted become that, all other sets empty, and
+   no_new_privs is set. The kernel has them per thread, so another thread does it in a signal handler, some time later. */
+int hl_keep_capabilities(uint64_t keep);
+int hl_keep_capabilities_of(int thread, uint64_t keep);

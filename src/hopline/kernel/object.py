@@ -4,6 +4,7 @@ open → set_rodata, resize, reuse, only, set_frags → load → program(), map(
 """
 
 import errno as numbers
+import hashlib
 import os
 from pathlib import Path
 from typing import Self
@@ -24,6 +25,37 @@ BPF_F_MMAPABLE = 1 << 10
 
 LOG_BEGIN = "-- BEGIN PROG LOAD LOG --\n"
 LOG_END = "-- END PROG LOAD LOG --"
+
+DIGEST_SIZE = 16  # octets
+
+
+class ObjectFile:
+    """An object file as it is now: what is opened later is this, whatever becomes of the file, as when its package
+    is upgraded under a running process. `digest` tells it from every other build.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            number = error.errno or numbers.ENOENT
+            raise KernelError(f"open object {path}", number, "build the package (make) or name another file") from error
+        self.name = Path(path).name.partition(".")[0]
+        self.digest = hashlib.blake2b(data, digest_size=DIGEST_SIZE).digest()
+        # libbpf reads a path, so the copy is given one
+        with os.fdopen(os.memfd_create(self.name, os.MFD_CLOEXEC), "wb", closefd=False) as copy:
+            copy.write(data)
+            self._fd = copy.fileno()
+
+    def open(self) -> "BpfObject":
+        """Read it; nothing reaches the kernel before load()."""
+        return BpfObject.open(f"/proc/self/fd/{self._fd}", self.name)
+
+    def close(self) -> None:
+        """Let the copy go; objects opened from it stay."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class BpfObject:

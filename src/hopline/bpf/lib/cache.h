@@ -183,3 +183,13 @@ static __always_inline void cache_store(const struct cache_key *key, const struc
 	else
 		cache6_store(key->mixed, key->wanted, packet->destination.halves[0], packet->destination.halves[1], id);
 }
+
+/* A packet that is left to the tables. One that hits costs nothing: those are what verdict_count has besides. */
+static __always_inline void count_cache_miss(void)
+{
+	__u32 slot = interface_slot;
+	__u64 *misses = dry_run ? NULL : bpf_map_lookup_elem(&cache_misses, &slot);
+
+	if (misses)
+		(*misses)++;
+}

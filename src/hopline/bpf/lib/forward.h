@@ -327,7 +327,11 @@ static __always_inline enum verdict find_next_hop(struct xdp_md *ctx, const stru
 		note_lookup(LOOKUP_CACHE);
 		cached = cache_find(&key, packet);
 	}
-	hop->id = cached == ADJACENCY_ID_NONE ? look_up_entry(packet) : cached;
+	hop->id = cached;
+	if (cached == ADJACENCY_ID_NONE) {
+		count_cache_miss();
+		hop->id = look_up_entry(packet);
+	}
 	if (hop->id == ADJACENCY_ID_ASK_FIB)
 		verdict = learn(ctx, packet, ingress, generation, leased, hop);
 	else if (hop->id != ADJACENCY_ID_LOCAL)

@@ -60,6 +60,13 @@ struct state {
 	__u64 local_bloom[LOCAL_BLOOM_WORDS]; /* our own IPv4 addresses, as bits of their hash */
 };
 
+/* One for an instance: what made its maps, so that another version leaves them alone, and where its devices are. */
+struct identity {
+	char version[32];
+	__u8 object[16]; /* digest of the object file */
+	__u64 netns; /* inode of the network namespace; 0 is none yet */
+};
+
 enum interface_flag {
 	INTERFACE_LEARN4 = 1 << 0,
 	INTERFACE_LEARN6 = 1 << 1,

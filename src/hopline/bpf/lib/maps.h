@@ -16,6 +16,14 @@ struct {
 	__type(value, struct state);
 } state SEC(".maps");
 
+/* for the daemon alone: no packet reads it */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct identity);
+} identity SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, INTERFACE_SLOTS);
@@ -66,6 +74,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counter);
 } verdict_count SEC(".maps");
+
+/* one for an interface slot: packets that the cache did not answer; verdict_count has all that were looked up */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, INTERFACE_SLOTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} cache_misses SEC(".maps");
 
 /* what the kernel delivers to this host: addresses, and prefixes such as 127.0.0.0/8 */
 struct {

@@ -3,7 +3,7 @@
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hopline.errors import KernelError, NotFound
 from hopline.kernel.netlink import parse
@@ -105,7 +105,17 @@ def table_routes(family: int, table: int, netlink: Socket | None = None) -> Iter
             own.close()
 
 
-def route_get(address: str, *, mark: int = 0, iif: int = 0) -> RouteAnswer:
+def routes_to(addresses: Iterable[str]) -> Iterator[tuple[str, RouteAnswer]]:
+    """The kernel's route to each address; those that have none are left out."""
+    with Socket(NETLINK_ROUTE) as netlink:
+        for address in addresses:
+            try:
+                yield address, route_get(address, netlink=netlink)
+            except KernelError:
+                continue
+
+
+def route_get(address: str, *, mark: int = 0, iif: int = 0, netlink: Socket | None = None) -> RouteAnswer:
     """The kernel's route to an address; with `iif` for a packet that came in there. KernelError when there is none."""
     family, packed = address_bytes(address)
     body = parse.ROUTE.pack(family, len(packed) * 8, 0, 0, 0, 0, 0, 0, 0) + attribute(1, packed)
@@ -113,8 +123,12 @@ def route_get(address: str, *, mark: int = 0, iif: int = 0) -> RouteAnswer:
         body += attribute(3, struct.pack("=i", iif))
     if mark:
         body += attribute(16, struct.pack("=I", mark))
-    with Socket(NETLINK_ROUTE) as netlink:
-        answer = netlink.request(RTM_GETROUTE, body, asked=f"look up the route to {address}")[0]
+    asked = f"look up the route to {address}"
+    if netlink is not None:
+        answer = netlink.request(RTM_GETROUTE, body, asked=asked)[0]
+    else:
+        with Socket(NETLINK_ROUTE) as own:
+            answer = own.request(RTM_GETROUTE, body, asked=asked)[0]
     header = parse.ROUTE.unpack_from(answer)
     found = attributes(answer, 12)
     metrics = attributes(found.get(8, b""))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hopline.errors import HoplineError
-from hopline.kernel import netns
+from hopline.kernel import capability, netns
 from hopline.kernel.netlink import query
 from hopline.kernel.netlink.ethtool import offloads
 from hopline.kernel.netlink.features import device_features
@@ -30,7 +30,10 @@ class Peer:
 
 
 def traps(index: int) -> list[str]:
-    """What is wrong with an interface as a place where XDP receives and sends; NotFound when there is none."""
+    """What is wrong with an interface as a place where XDP receives and sends; NotFound when there is none.
+
+    Without CAP_SYS_ADMIN another namespace cannot be entered, and nothing is said of a peer there.
+    """
     link = query.link(index)
     found: list[str] = []
     if link.kind == "veth":
@@ -72,8 +75,9 @@ def _veth(link: Link) -> list[str]:
         mend = f"ip link set {link.name} down && ip link set {link.name} up"
         found.append(f"{link.name}: the kernel refuses redirects to it, it was up before its peer had gro: {mend}")
     if peer is None:
-        hint = f"{link.name}: its peer is in a namespace that cannot be looked into"
-        found.append(f"{hint}; tcp fails if it offloads checksums: ethtool -K PEER tx off, at the peer")
+        if capability.rights().has(capability.SYS_ADMIN):
+            hint = f"{link.name}: its peer is in a namespace that cannot be looked into"
+            found.append(f"{hint}; tcp fails if it offloads checksums: ethtool -K PEER tx off, at the peer")
     elif peer.transmit_checksum:
         found.append(
             f"{link.name}: tcp and udp from its peer {peer.name} would be forwarded without checksum, which the peer "

@@ -1,0 +1,228 @@
+"""What a request carries: read with limits of size and time, decoded, and checked as a whole."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from hopline.config import Forward, Intent, Interface, checked_forward, checked_forwards, checked_interface, shown
+from hopline.daemon.api.answers import JSON
+from hopline.daemon.api.room import MIB, Room
+from hopline.document import BulkReader, read_json
+from hopline.errors import InvalidInput, InvalidInputs, Problems
+from hopline.intent import Wanted
+
+BODY_MOST = 64 * MIB  # bytes of a body in general
+DOCUMENT_MOST = 256 * MIB  # bytes of a whole intent; a million forwards with MAC addresses are about 100
+UPLOAD_MOST = 512 * MIB  # bytes of a bulk upload, which is not held
+BODY_SECONDS = 60.0  # for a whole body; a client that has stopped sending does not hold its memory for ever
+UPLOAD_SECONDS = 600.0
+IN_A_THREAD = 64 * 1024  # bytes of JSON above which decoding would hold up the event loop, and the lease with it
+FED_AT_ONCE = MIB  # bytes given to the reader of an upload
+
+_CURL_SAYS = "application/x-www-form-urlencoded"  # of whatever its -d sends, unless it is told
+
+T = TypeVar("T")
+UPLOADS: dict[str, Literal["csv", "jsonl"]] = {"text/csv": "csv", "application/x-ndjson": "jsonl"}
+_PLACE = re.compile(r"forward\[(\d+)\]")
+_MEDIA_TYPE = re.compile(r"\s*([\w.+-]+/[\w.+-]+)\s*(?:;.*)?", re.ASCII)
+
+
+class InterfaceChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What PATCH may change; None leaves a setting as it is."""
+
+    mode: Literal["auto", "native", "generic"] | None = None
+    bypass_policy: bool | None = None
+
+
+class Flush(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which entries to forget; the operator's are deleted by name."""
+
+    origin: Literal["operator", "learned"]
+
+
+@dataclass(frozen=True)
+class Body:
+    """What an operation takes: `kind` describes it, `read` returns it checked."""
+
+    kind: Any
+    read: "Callable[[bytes], Any] | None"  # None: an upload, read as it comes
+    most: int = BODY_MOST
+    media_types: tuple[str, ...] = (JSON,)
+
+
+async def carried(request: Request, body: Body | None, room: Room) -> Any:
+    """Return what a request carries; InvalidInput if that is not what the operation takes, Busy if there is no room."""
+    if body is None:
+        headers = request.headers
+        if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+            raise InvalidInput("body", "not expected here", "leave it out")
+        return None
+    media_type = _media_type(request, body.media_types)
+    if body.read is None:
+        return await _uploaded(request, UPLOADS[media_type], room)
+    with room.body(_announced(request, body.most)):
+        data = await _whole(request, body.most)
+        if len(data) <= IN_A_THREAD:
+            return body.read(data)
+        async with room.decoding:
+            return await asyncio.to_thread(body.read, data)
+
+
+def _announced(request: Request, most: int) -> int:
+    """Return how many bytes a body may come to: what its header says, or the limit."""
+    text = request.headers.get("content-length")
+    if text is None:
+        return most
+    # h11 has checked that it is a number
+    if (size := int(text)) > most:
+        raise _too_large(most)
+    return size
+
+
+def _too_large(most: int) -> InvalidInput:
+    return InvalidInput("body", f"larger than {most} bytes", f"send at most {most // MIB} MiB a request")
+
+
+async def _whole(request: Request, most: int) -> bytes:
+    """Read the whole body; InvalidInput when it is too large, before more than that is held, or too slow."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in _parts(request, BODY_SECONDS):
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _parts(request: Request, limit: float) -> AsyncIterator[bytes]:
+    stream = aiter(request.stream())
+    deadline = asyncio.get_running_loop().time() + limit
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                part = await anext(stream, None)
+        except TimeoutError:
+            raise InvalidInput("body", f"not complete after {limit:g} s", "send it faster") from None
+        if part is None:
+            return
+        yield part
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What an upload wants, and where in it each entry stands."""
+
+    wanted: Wanted
+    line_of: Callable[[int], int | None]  # place of an entry → its line
+
+    def located(self, error: InvalidInput) -> InvalidInput:
+        """Return what is wrong with this upload, with lines."""
+        if isinstance(error, InvalidInputs):
+            return InvalidInputs([self.located(problem) for problem in error.problems], error.count)
+        place = _PLACE.match(error.field)
+        line = self.line_of(int(place[1])) if place and error.line is None else error.line
+        return InvalidInput(error.field, error.detail, error.hint, line=line, key=error.key)
+
+
+async def _uploaded(request: Request, form: Literal["csv", "jsonl"], room: Room) -> Upload:
+    """Read an upload as it comes, in a thread; only its entries are held."""
+    with room.upload():
+        reader = BulkReader(form)
+        held, size = bytearray(), 0
+        async for part in _parts(request, UPLOAD_SECONDS):
+            held += part
+            size += len(part)
+            if size > UPLOAD_MOST:
+                raise _too_large(UPLOAD_MOST)
+            if len(held) >= FED_AT_ONCE:
+                await asyncio.to_thread(reader.feed, bytes(held))
+                held.clear()
+        if held:
+            await asyncio.to_thread(reader.feed, bytes(held))
+        return Upload(Wanted({"forward": await asyncio.to_thread(reader.finish)}), reader.line_of)
+
+
+def _media_type(request: Request, accepted: tuple[str, ...]) -> str:
+    """Return the body's media type; one that is not said is the first that is accepted, but for uploads."""
+    text = request.headers.get("content-type")
+    if accepted == (JSON,) and text in (None, _CURL_SAYS):
+        return JSON
+    found = _MEDIA_TYPE.fullmatch(text or "")
+    name = found[1].lower() if found else ""
+    if name not in accepted:
+        detail = f"{shown(text)} is not taken here" if text else "missing"
+        raise InvalidInput("Content-Type", detail, f"say {' or '.join(accepted)}")
+    return name
+
+
+def decode(body: bytes, kind: Any, name: str = "") -> Any:
+    """Decode JSON into `kind`; InvalidInput names the field that is wrong, after `name`."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        detail, _, place = str(error).partition(" - at `$")
+        field = f"{name}{place.rstrip('`')}".lstrip(".") or "body"
+        raise InvalidInput(field, detail[:1].lower() + detail[1:]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput("body", f"not JSON: {str(error).lower()}") from None
+    except RecursionError:
+        raise InvalidInput("body", "nested too deeply") from None
+
+
+def _interface(body: bytes) -> Interface:
+    return checked_interface(decode(body, Interface))
+
+
+def _interface_change(body: bytes) -> InterfaceChange:
+    change: InterfaceChange = decode(body, InterfaceChange)
+    if change.mode is None and change.bypass_policy is None:
+        raise InvalidInput("body", "changes nothing", "give mode or bypass_policy")
+    return change
+
+
+def _flush(body: bytes) -> Flush:
+    flush: Flush = decode(body, Flush)
+    if flush.origin != "learned":
+        raise InvalidInput("origin", "only learned entries can be flushed", "delete operator entries by name")
+    return flush
+
+
+def _forwards(body: bytes) -> list[Forward]:
+    if body.lstrip()[:1] != b"[":
+        return [checked_forward(decode(body, Forward))]
+    try:
+        entries: list[Forward] = decode(body, list[Forward], "forward")
+    except InvalidInput:
+        # slower, and only now: all that is wrong, not the first alone
+        raise _wrong_forwards(body) from None
+    if not entries:
+        raise InvalidInput("body", "an empty list", "give at least one forward")
+    return checked_forwards(entries)
+
+
+def _wrong_forwards(body: bytes) -> InvalidInput:
+    problems = Problems()
+    for place, entry in enumerate(decode(body, list[msgspec.Raw], "forward")):
+        try:
+            checked_forward(decode(bytes(entry), Forward))
+        except InvalidInput as error:
+            problems.add(error.within(f"forward[{place}]."))
+    try:
+        problems.refuse()
+    except InvalidInput as error:
+        return error
+    raise AssertionError("a list that did not decode has entries that do")
+
+
+INTERFACE = Body(Interface, _interface)
+INTERFACE_CHANGE = Body(InterfaceChange, _interface_change)
+FORWARDS = Body(Forward | list[Forward], _forwards)
+FLUSH = Body(Flush, _flush)
+DOCUMENT = Body(Intent, read_json, DOCUMENT_MOST)
+UPLOAD = Body(str, None, UPLOAD_MOST, tuple(UPLOADS))

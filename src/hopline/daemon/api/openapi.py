@@ -1,0 +1,124 @@
+"""The description of the API that it serves: OpenAPI 3.1, made of the table of operations and the types it names."""
+
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from hopline import __version__
+from hopline.config import Forward, Interface
+from hopline.daemon.api.answers import JSON, ErrorBody
+from hopline.daemon.api.body import Flush, InterfaceChange
+from hopline.daemon.api.operations import OPERATIONS, Operation
+from hopline.daemon.api.parameters import ADDRESS, DESTINATION, DEVICE, MAC, Parameter, Schema
+from hopline.daemon.encode import encoder
+
+_REFERENCE = "#/components/schemas/{name}"
+_REFUSALS = {
+    400: "A value is wrong, or a parameter or field is not one of these.",
+    401: "Over TCP: no valid token.",
+    403: "This door, or this token, only shows.",
+    404: "What was named does not exist.",
+    409: "Refused: it is right in itself, but something stands against it, or the kernel said no.",
+    500: "A fault of Hopline's own.",
+    503: "Too much of one kind is under way.",
+}
+_SPEAKS = {str(status): {"$ref": f"#/components/responses/{status}"} for status in _REFUSALS}
+
+_NULL: Schema = {"type": "null"}
+_STRING: Schema = {"type": "string"}
+# what the checks refuse and the types let pass, as far as it is cheap to say
+_NARROWER: dict[type, dict[str, Schema]] = {
+    Interface: {"name": DEVICE},
+    Forward: {
+        "to": DESTINATION,
+        "dev": {"anyOf": [DEVICE, _NULL], "default": None},
+        "src_mac": {"anyOf": [MAC, _NULL], "default": None},
+        "dst_mac": {"anyOf": [MAC, _NULL], "default": None},
+        "via": {"anyOf": [ADDRESS, _NULL], "default": None},
+    },
+    Flush: {"origin": {"const": "learned"}},
+}
+_MORE: dict[type, Schema] = {
+    Forward: {
+        "anyOf": [
+            {"required": ["dev", "dst_mac"], "properties": {"dev": _STRING, "dst_mac": _STRING, "via": _NULL}},
+            {"required": ["via"], "properties": {"via": _STRING, "src_mac": _NULL, "dst_mac": _NULL}},
+        ],
+    },
+    InterfaceChange: {"minProperties": 1},
+}
+
+
+@cache
+def text() -> bytes:
+    """Return the description as JSON."""
+    return encoder.encode(document())
+
+
+def document() -> dict[str, Any]:
+    """Return the description."""
+    bodies = [operation.body.kind for operation in OPERATIONS if operation.body is not None]
+    kinds = [*(operation.answer for operation in OPERATIONS), *bodies, ErrorBody]
+    schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
+    taken = iter(schemas[len(OPERATIONS) :])
+    paths: dict[str, Any] = {}
+    for operation, answer in zip(OPERATIONS, schemas, strict=False):
+        body = None if operation.body is None else next(taken)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, answer, body)
+    paths["/openapi.json"] = {"get": _itself()}
+    for kind, fields in _NARROWER.items():
+        components[kind.__name__]["properties"].update(fields)
+    for kind, more in _MORE.items():
+        components[kind.__name__].update(more)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Hopline", "version": __version__, "description": "A programmable next hop for Linux."},
+        "paths": paths,
+        "security": [{}, {"token": []}],
+        "components": {
+            "schemas": components,
+            "responses": {str(status): _refusal(says) for status, says in _REFUSALS.items()},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(operation: Operation, answer: Schema, body: Schema | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": [_parameter(parameter) for parameter in operation.parameters],
+        "responses": {"200": {"description": "Done.", "content": {JSON: {"schema": answer}}}, **_SPEAKS},
+    }
+    if operation.body is not None and body is not None:
+        content = {media_type: {"schema": body} for media_type in operation.body.media_types}
+        found["requestBody"] = {"required": True, "content": content}
+    return found
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    schema: Schema = parameter.schema
+    if parameter.many:
+        schema = {"type": "array", "items": schema, "minItems": 1}
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "description": parameter.says,
+        "required": parameter.required,
+        "schema": schema,
+    }
+
+
+def _itself() -> dict[str, Any]:
+    content = {JSON: {"schema": {"type": "object"}}}
+    return {
+        "operationId": "openapi",
+        "summary": "Show this description.",
+        "responses": {"200": {"description": "Done.", "content": content}, **_SPEAKS},
+    }
+
+
+def _refusal(says: str) -> dict[str, Any]:
+    schema = {"$ref": _REFERENCE.format(name=ErrorBody.__name__)}
+    return {"description": says, "content": {JSON: {"schema": schema}}}

@@ -1,0 +1,94 @@
+"""The table of all that the API does: routing, what is accepted, and the description that is served come from it."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hopline.config import Intent
+from hopline.daemon.api import resources
+from hopline.daemon.api.answers import Changed
+from hopline.daemon.api.body import DOCUMENT, FLUSH, FORWARDS, INTERFACE, INTERFACE_CHANGE, UPLOAD, Body
+from hopline.daemon.api.parameters import Parameter, address, choice, destination, device, flag, number, seconds
+from hopline.daemon.protocol import (
+    Applied,
+    Confirmed,
+    ForwardAnswer,
+    ForwardRow,
+    HistoryRow,
+    InterfaceAdded,
+    InterfaceState,
+    NextHopRow,
+    Status,
+)
+
+DIFFERENCES_MOST = 1000
+CONFIRM_LEAST, CONFIRM_MOST = 1.0, 86_400.0  # seconds
+ROWS_MOST = 999_999_999
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path: what it takes, what it answers, and whether it may be done by a door that only shows."""
+
+    method: str
+    path: str
+    handler: Callable[[resources.Asked], Awaitable[Any]]
+    answer: Any  # the type of the JSON it answers
+    parameters: tuple[Parameter, ...] = ()
+    body: Body | None = None
+    view: bool = False
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one sentence."""
+        return inspect.getdoc(self.handler) or ""
+
+    @property
+    def name(self) -> str:
+        """What generated clients call it."""
+        return self.handler.__name__
+
+    @property
+    def example(self) -> str:
+        """A request that has all it must have."""
+        query = "&".join(f"{p.name}=…" for p in self.parameters if p.place == "query" and p.required)
+        return f"{self.method} {self.path}{'?' if query else ''}{query}"
+
+
+NAME = device("name", "The interface's device.", "path")
+REPLACE = flag("replace", "Whether to take the device from another program.")
+ORIGIN = choice("origin", "Whose entries.", "operator", "learned")
+ROWS = number("limit", "How many entries at most; all unless told.", 1, ROWS_MOST)
+IN = device("in", "The device that the packet comes in by; any interface unless told.")
+MERGE = flag("merge", "Whether what the document does not name stays.")
+DRY_RUN = flag("dry_run", "Whether to say what would change, and change nothing.")
+CONFIRM = seconds("confirm_within", "Roll back unless it is confirmed in this time.", CONFIRM_LEAST, CONFIRM_MOST)
+REVISION = number("revision", "Refuse if the intent is not, or no longer, this one.", 0)
+LIMIT = number("limit", "How many differences of each kind to list.", 0, DIFFERENCES_MOST, default=100)
+NUMBER = number("number", "The number of a change; 0 is before the first.", 0, place="path")
+ADDRESS = address("address", "The packet's destination.")
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation("GET", "/status", resources.status, Status, view=True),
+    Operation("GET", "/interfaces", resources.interfaces, list[InterfaceState], view=True),
+    Operation("POST", "/interfaces", resources.interface_add, InterfaceAdded, (REPLACE,), INTERFACE),
+    Operation("GET", "/interfaces/{name}", resources.interface, InterfaceState, (NAME,), view=True),
+    Operation("PATCH", "/interfaces/{name}", resources.interface_set, InterfaceAdded, (NAME,), INTERFACE_CHANGE),
+    Operation("DELETE", "/interfaces/{name}", resources.interface_del, Changed, (NAME,)),
+    Operation("GET", "/forwards", resources.forwards, list[ForwardRow], (destination(), ORIGIN, ROWS), view=True),
+    Operation("POST", "/forwards", resources.forward_add, Changed, (), FORWARDS),
+    Operation("PUT", "/forwards", resources.forward_replace, Changed, (), FORWARDS),
+    Operation("DELETE", "/forwards", resources.forward_del, Changed, (destination(required=True, many=True),)),
+    Operation("POST", "/forwards/load", resources.forward_load, Applied, (LIMIT,), UPLOAD),
+    Operation("GET", "/forwards/get", resources.forward_get, ForwardAnswer, (ADDRESS, IN), view=True),
+    Operation("POST", "/forwards/flush", resources.forward_flush, Changed, (), FLUSH),
+    Operation("GET", "/next-hops", resources.next_hops, list[NextHopRow], view=True),
+    Operation("GET", "/intent", resources.intent, Intent, view=True),
+    Operation("PUT", "/intent", resources.intent_put, Applied, (MERGE, DRY_RUN, CONFIRM, REVISION, LIMIT), DOCUMENT),
+    Operation("POST", "/intent/diff", resources.intent_diff, Applied, (MERGE, LIMIT), DOCUMENT, view=True),
+    Operation("POST", "/intent/confirm", resources.intent_confirm, Confirmed),
+    Operation("GET", "/history", resources.history, list[HistoryRow], view=True),
+    Operation("POST", "/history/{number}/rollback", resources.rollback, Applied, (NUMBER, DRY_RUN, LIMIT)),
+    Operation("POST", "/detach", resources.detach, Changed),
+)

@@ -1,0 +1,215 @@
+"""The API does what /openapi.json says, and nothing that it forbids: requests made from it, sent to a real daemon.
+
+The admin socket is asked right things and wrong ones; nothing that is wrong may be taken, and nothing may be a fault of
+Hopline's own. The view socket is asked the same, and nothing may have changed.
+"""
+
+import contextlib
+import json
+import selectors
+import socket
+import threading
+from collections import defaultdict
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+import hopline
+from hopline.daemon.api import openapi
+from hopline.daemon.api.operations import OPERATIONS
+from lab.net import Daemon, Router
+from lab.node import kernel_tables, xdp_id
+
+RARE = {("POST", "/intent/confirm"), ("POST", "/forwards/load")}  # right in form, and nearly always refused
+EXAMPLES = 8  # of each operation, beside those that schemathesis derives from each boundary
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+NEIGHBOUR = "10.2.0.2"
+DEVICES = ["left", "right"]
+DESTINATIONS = ["10.50.0.1", "10.61.0.0/16"]
+NARROWER = {
+    "address": {"enum": ["10.50.0.1", NEIGHBOUR]},
+    "name": {"enum": DEVICES},
+    "in": {"enum": DEVICES},
+    "number": {"maximum": 3},
+    "revision": {"maximum": 10},
+    "confirm_within": {"maximum": 1.5},  # or it would keep out all that follows
+}
+
+
+class Proxy:
+    """127.0.0.1:port as another way to a unix socket: schemathesis speaks TCP."""
+
+    def __init__(self, path):
+        self.path = str(path)
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __enter__(self):
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+
+    def _carry(self, client):
+        with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+            server.connect(self.path)
+            selector = selectors.DefaultSelector()
+            for here, there in ((client, server), (server, client)):
+                selector.register(here, selectors.EVENT_READ, there)
+            while True:
+                for key, _ in selector.select():
+                    data = key.fileobj.recv(1 << 16)
+                    if not data:
+                        return
+                    key.data.sendall(data)
+
+
+@pytest.fixture(scope="module")
+def net():
+    with Router() as router:
+        router.pin_neighbours()
+        yield router
+
+
+@pytest.fixture(scope="module")
+def one(net, tmp_path_factory):
+    with Daemon(net.ns, tmp_path_factory.mktemp("contract") / "d") as daemon:
+        daemon.call("interface", "add", "left")
+        daemon.call("forward", "add", "10.50.0.1", "--via", NEIGHBOUR)
+        yield daemon
+        assert "Traceback" not in daemon.log.read_text(), daemon.log.read_text()
+
+
+def description(*modes, narrower=False):
+    """What a daemon serves; `narrower`: to what this host has, so that what is right in form mostly succeeds."""
+    document = json.loads(openapi.text())
+    if narrower:
+        schemas = document["components"]["schemas"]
+        schemas["Forward"]["properties"]["to"] = {"enum": DESTINATIONS}
+        schemas["Forward"]["properties"]["dev"] = {"enum": [*DEVICES, None]}
+        schemas["Forward"]["properties"]["via"] = {"enum": [NEIGHBOUR, None]}
+        schemas["Interface"]["properties"]["name"] = {"enum": DEVICES}
+        for operations in document["paths"].values():
+            for parameter in (one for operation in operations.values() for one in operation.get("parameters", ())):
+                if parameter["name"] in NARROWER:
+                    parameter["schema"].update(NARROWER[parameter["name"]])
+                if parameter["name"] == "to":
+                    parameter["schema"].get("items", parameter["schema"])["enum"] = DESTINATIONS
+    found = schemathesis.openapi.from_dict(document)
+    found.config.generation.update(modes=list(modes))
+    return found
+
+
+@schemathesis.serializer("text/csv", "application/x-ndjson")
+def as_text(ctx, value):
+    return (value if isinstance(value, str) else json.dumps(value)).encode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def admin(one):
+    with Proxy(one.run_directory / "admin.sock") as proxy:
+        yield proxy.url
+
+
+@pytest.fixture(scope="module")
+def view(one):
+    with Proxy(one.run_directory / "view.sock") as proxy:
+        yield proxy.url
+
+
+quickly = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+# of these nothing can be wrong
+BARE = [one.name for one in OPERATIONS if not one.parameters and one.body is None]
+
+
+@description(GenerationMode.NEGATIVE).exclude(operation_id=[*BARE, "openapi"]).parametrize()
+@quickly
+def test_the_admin_socket_takes_nothing_wrong(admin, case):
+    response = case.call(admin, timeout=20)
+    case.validate_response(response, checks=[*CHECKS, unsupported_method])
+
+
+@pytest.fixture(scope="module")
+def done():
+    """The statuses that each operation answered with."""
+    return defaultdict(set)
+
+
+@description(GenerationMode.POSITIVE, narrower=True).exclude(path="/detach").parametrize()
+@quickly
+def test_the_admin_socket_does_what_it_says(admin, done, case):
+    response = case.call(admin, timeout=20)
+    case.validate_response(response, checks=CHECKS)
+    done[case.method, case.path].add(response.status_code)
+
+
+def test_all_that_can_be_done_was_done(done):
+    asked = {(operation.method, operation.path) for operation in OPERATIONS} - {("POST", "/detach")}
+    assert set(done) - {("GET", "/openapi.json")} == asked
+    assert {operation for operation in asked if 200 not in done[operation]} <= RARE
+
+
+@pytest.fixture(scope="module")
+def unchanged(net, one):
+    """Whatever the view socket is asked: intent, history, kernel and daemon are afterwards what they were."""
+
+    def everything():
+        client = hopline.connect(one.instance)
+        rows = client.forward.show(origin="operator")
+        history = [(row.number, row.what) for row in client.history()]
+        return client.status().pid, rows, history, kernel_tables(one), [xdp_id(net.ns, dev) for dev in DEVICES]
+
+    before = everything()
+    yield
+    assert everything() == before
+
+
+def only_shows(case, response):
+    case.validate_response(response, checks=CHECKS)
+    if case.method not in ("GET", "HEAD") and (case.method, case.path) != ("POST", "/intent/diff"):
+        assert response.status_code == 403
+
+
+@description(GenerationMode.POSITIVE, narrower=True).parametrize()
+@quickly
+def test_the_view_socket_does_what_it_says_and_changes_nothing(unchanged, view, case):
+    only_shows(case, case.call(view, timeout=20))
+
+
+@description(GenerationMode.NEGATIVE).exclude(operation_id=[*BARE, "openapi"]).parametrize()
+@quickly
+def test_the_view_socket_takes_nothing_wrong(unchanged, view, case):
+    only_shows(case, case.call(view, timeout=20))
