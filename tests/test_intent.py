@@ -1,5 +1,7 @@
 """Intents as values: what differs, how differences are taken back, and how they compose."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,7 +61,7 @@ def test_a_difference_leads_from_one_to_the_other_and_its_inverse_back(have, wan
 @given(st.lists(intents(), min_size=2, max_size=5))
 def test_changes_in_a_row_compose_into_one(states):
     whole = Change()
-    for have, want in zip(states, states[1:], strict=False):
+    for have, want in pairwise(states):
         whole = whole.then(difference(have, want))
     # and no entry that comes out as it was is part of it
     expected = difference(states[0], states[-1])

@@ -1,5 +1,7 @@
 """The plan: the fewest steps from what is to what is wanted, in an order in which no packet is ever led astray."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 
@@ -85,7 +87,7 @@ def test_the_steps_lead_from_have_to_want_and_no_entry_dangles_on_the_way(have, 
     order = ["WriteAdjacency", "PutEntries", "AttachInterface", "DropEntries", "RetireAdjacency", "DetachInterface"]
     assert (told := [kind for kind in kinds if kind != "Bump"]) == sorted(told, key=order.index)
     # right after what changes answers, whether entries are put or dropped
-    followers = [after for step, after in zip(kinds, kinds[1:], strict=False) if step in ("PutEntries", "DropEntries")]
+    followers = [after for step, after in pairwise(kinds) if step in ("PutEntries", "DropEntries")]
     assert set(followers) <= {"PutEntries", "DropEntries", "Bump"}
     assert kinds.count("Bump") == ("PutEntries" in kinds) + ("DropEntries" in kinds)
 

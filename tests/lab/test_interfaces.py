@@ -1,4 +1,4 @@
-"""Interfaces whose device is renamed, whose program is taken away, and whose intent cannot be written."""
+"""Interfaces: renamed, their program taken away, their intent not written, and all else changing at the same time."""
 
 import itertools
 import threading
@@ -172,3 +172,42 @@ def test_an_interface_that_changes_while_it_is_added_stays_attached(wide, daemon
     finally:
         over.set()
         changing.join()
+
+
+def test_policy_addresses_and_devices_change_while_interfaces_come_and_go(wide, daemon):
+    """What follows events goes over interfaces while a change attaches and detaches them in a thread of its own."""
+    node = daemon(wide.ns)
+    client = hopline.connect(node.instance)
+    names = [f"v{n}" for n in range(6)]
+    for name in names:
+        sh(wide.ns, f"ip link add {name} type veth peer name p{name}")
+    rows = [{"name": name} for name in ("left", "right", "third", *names)]
+    over = threading.Event()
+
+    def stir() -> None:
+        for number in itertools.cycle(range(50)):
+            if over.is_set():
+                return
+            sh(wide.ns, f"ip address add 10.77.{number}.1/32 dev third")
+            sh(wide.ns, ["nft", f"add table inet t{number}"])
+            sh(wide.ns, ["nft", f"add chain inet t{number} f {{ type filter hook forward priority 0; }}"])
+            sh(wide.ns, f"ip link add w{number} type veth peer name q{number}")
+            sh(wide.ns, f"ip link del w{number}")
+            sh(wide.ns, ["nft", f"delete table inet t{number}"])
+            sh(wide.ns, f"ip address del 10.77.{number}.1/32 dev third")
+
+    stirring = threading.Thread(target=stir, daemon=True)
+    stirring.start()
+    try:
+        for _ in range(4):
+            for wanted in (rows, []):
+                client.ask("PUT", "/intent", None, {"interface": wanted, "forward": []}, kind=dict)
+                client.ask("POST", "/intent/diff", None, {"interface": rows, "forward": []}, kind=dict)
+    finally:
+        over.set()
+        stirring.join()
+    assert node.process.poll() is None
+    assert "fault of hopline" not in node.log.read_text()
+    assert "Traceback" not in node.log.read_text()
+    client.ask("PUT", "/intent", None, {"interface": rows, "forward": []}, kind=dict)
+    assert all(state.attached for state in client.interface.show())

@@ -5,13 +5,15 @@ import os
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import numpy as np
 import pytest
 
 import hopline
 from hopline.config import Forward
 from hopline.errors import HoplineError
+from hopline.kernel import Map
 from hopline.lab.shell import enter, environment, hopline_command
 from lab.net import missing_tools, sh
 from lab.node import kernel_entries, shown_entries, store_entries
@@ -199,3 +201,22 @@ def test_an_entry_by_a_device_that_takes_no_redirect_says_so(wide, serving):
     sh(wide.server.ns, "ethtool -K eth0 gro on")
     assert wait_for(lambda: fresh() == {"followed", "always"}), fresh()
     assert_becomes(wide, dict.fromkeys(flows, at_server(wide)))
+
+
+@needs_bpftool
+def test_a_start_over_a_table_that_strangers_have_filled_enters_what_was_asked_for(wide, serving):
+    """The intent's own would not fit beside them, so they go first; and so it is with an older store put back."""
+    flow = enter_fixed(serving, wide)
+    only_xdp_forwards(wide)
+    serving.kill9()
+    with Map.from_pin(serving.pins / "forward_exact4") as table:
+        keys, ids = table.items()
+        table.delete_batch(keys)
+        strangers = (np.arange(table.max_entries, dtype=np.uint32) + 0x0B000000).astype(">u4")
+        table.update_batch(strangers, np.full(table.max_entries, ids[0], ids.dtype))
+    with suppress(HoplineError):  # reading a million takes its time
+        serving.start(ready_seconds=0.5)
+    assert wait_for(lambda: serving.call("status", check=False).returncode == 0, seconds=90, every=0.5)
+    assert_becomes(wide, {flow: at_server(wide)})
+    with Map.from_pin(serving.pins / "forward_exact4") as table:
+        assert len(table.items()[0]) == 1

@@ -85,6 +85,7 @@ def diff(file: str, merge: bool, as_json: bool) -> int:
         output.json(found)
     else:
         difference.show(found)
+    output.warn(found.warnings)
     return int(difference.differs(found))
 
 

@@ -205,13 +205,18 @@ class Changes:
     # changes that wait for a confirmation
 
     def _refuse_while_waiting(self) -> None:
+        for waiting in self.waiting():
+            raise Refused(waiting)
+
+    def waiting(self) -> list[str]:
+        """Return what there is to say of a change that waits to be confirmed; [] where none does."""
         pending = self.store.pending
         if pending is None:
-            return
-        raise Refused(
+            return []
+        return [
             f"change {pending.revision} waits to be confirmed for another {self.left(pending):.0f} s: "
             f"`hopline confirm` keeps it, `hopline rollback {pending.revision - 1}` takes it back"
-        )
+        ]
 
     def left(self, pending: Pending) -> float:
         """Return the seconds until a change is taken back; never more than it was given, whatever the clock says."""

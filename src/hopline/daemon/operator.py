@@ -150,9 +150,15 @@ class OperatorTables:
         # the host may have changed while the new next hops were nobody's yet
         self.refresh(draft.new)
 
-    def abandon(self, draft: Draft) -> None:
-        """Nothing came of it. Its ids are retired like any in use: a step that was undone may have shown them."""
+    def abandon(self, draft: Draft, gone: Iterable[int]) -> None:
+        """Nothing came of it. Its ids are retired like any in use: a step that was undone may have shown them.
+
+        Those that would have gone stay, with what was found out about them meanwhile.
+        """
         self._retire(draft.new.values())
+        with self._lock:
+            stale = {id: now for id in gone if (now := self.hops.contents[id]) != self.datapath.read_adjacency(id)}
+            self.datapath.write_adjacencies(stale)
 
     def wanted(self) -> Mapping[str, NextHop]:
         """Return a view of the entries: destination → next hop. Good for as long as changes wait."""
@@ -223,6 +229,7 @@ class ForwardDraft:
     def __init__(self, tables: OperatorTables, delta: Delta, reach: Mapping[str, str]) -> None:
         self._tables = tables
         self._draft = Draft(tables.hops)
+        self._gone: list[int] = []
         try:
             self._before = {to: tables.entries[to] for to in delta.before}
             for id in self._before.values():
@@ -244,7 +251,7 @@ class ForwardDraft:
 
     def abandon(self) -> None:
         """It was undone, or never begun."""
-        self._tables.abandon(self._draft)
+        self._tables.abandon(self._draft, self._gone)
 
 
 class _Entries(Mapping[str, NextHop]):

@@ -1,6 +1,6 @@
 """Reading the datapath for people: interfaces with their counters, entries, next hops."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -177,6 +177,7 @@ def applied(
     dry_run: bool = False,
     steps: int = 0,
     confirm_within_s: float | None = None,
+    warnings: Sequence[str] = (),
 ) -> Applied:
     """Return what the API says of a change; `limit` is how many entries to name of each noun and kind.
 
@@ -201,6 +202,7 @@ def applied(
         differences=named,
         steps=steps,
         confirm_within_s=confirm_within_s,
+        warnings=list(warnings),
     )
 
 

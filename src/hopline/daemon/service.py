@@ -39,7 +39,7 @@ from hopline.daemon.readout import Readout, applied
 from hopline.daemon.repair import Repair
 from hopline.daemon.surroundings import Surroundings
 from hopline.daemon.upkeep import Upkeep
-from hopline.errors import NotFound, Refused
+from hopline.errors import HoplineError, NotFound, Refused
 from hopline.features.forward import Facts
 from hopline.intent import Change, Delta, Wanted, difference, one_entry
 from hopline.kernel import netns
@@ -130,8 +130,12 @@ class Service:
             return
         before = pending.revision - 1
         what = f"rollback to {before}: not confirmed in time"
-        self.store.write(self.store.back_to(before), by=NOBODY, what=what, settles_pending=True)
-        log.warning("change %d was not confirmed in time: it is taken back", pending.revision)
+        try:
+            self.store.write(self.store.back_to(before), by=NOBODY, what=what, settles_pending=True)
+        except HoplineError as error:
+            log.error("take back change %d: %s: it is tried again", pending.revision, error)
+        else:
+            log.warning("change %d was not confirmed in time: it is taken back", pending.revision)
 
     def _recover(self) -> dict[str, NextHop]:
         """The store is lost and the kernel is not: what the kernel does is the best record of what was asked."""
@@ -295,8 +299,9 @@ class Service:
                 within = confirm_within if change else None
                 steps = await self.changes.make(change, what, named=placed(want.entries), confirm_within=within)
                 self.changes.await_confirmation()
-                return await self._applied(change, limit, steps=steps, confirm_within_s=within)
-            rehearsed = await self._applied(change, limit, dry_run=True)
+                warnings = [] if change else self.changes.waiting()
+                return await self._applied(change, limit, steps=steps, confirm_within_s=within, warnings=warnings)
+            rehearsed = await self._applied(change, limit, dry_run=True, warnings=self.changes.waiting())
         # others may make changes meanwhile: who only asks holds up nobody
         await self.changes.possible.check(change, placed(want.entries))
         return rehearsed
