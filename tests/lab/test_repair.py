@@ -4,6 +4,7 @@ import socket
 import struct
 
 import hopline
+from hopline.kernel import XdpLink
 from lab.net import sh
 from lab.node import bpf_links, kernel_entries, map_items, own_links, xdp_id
 from lab.traffic import (
@@ -110,10 +111,8 @@ def test_an_own_address_that_somebody_took_out_is_local_again(wide, daemon):
 def test_a_program_that_somebody_took_off_is_on_again_and_counted(wide, daemon):
     node = daemon(wide.ns)
     attach(node, "left", "right")
-    before = own_links(node)
-    (link,) = [id for id in before if f'"ifindex":{wide.left.index}' in sh(None, f"bpftool -j link show id {id}").stdout
-               .replace(" ", "")] or [min(before)]  # fmt: skip
-    sh(None, f"bpftool link detach id {link}")
+    with XdpLink.from_pin(node.pins / f"link_{wide.left.index}") as link:
+        sh(None, f"bpftool link detach id {link.id}")
     assert wait_for(lambda: repairs(node).get("programs") == 1, seconds=8), repairs(node)
     assert xdp_id(wide.ns, "left")
     assert xdp_id(wide.ns, "right")

@@ -304,12 +304,16 @@ class Attachments:
 
     def detach(self, index: int) -> None:
         """Detach from a device; its packets are the kernel's from now on."""
-        attachment = self.by_index.get(index)
-        if attachment is not None:
-            attachment.link.detach()  # where that fails it is kept, to be tried again
-            attachment.link.unpin()
-            self.by_index.pop(index, None)
-            attachment.close()
+        attachment = self.by_index.pop(index, None)  # the event loop and the worker may both want it off
+        if attachment is None:
+            return
+        try:
+            attachment.link.detach()
+        except KernelError:
+            self.by_index[index] = attachment  # to be tried again
+            raise
+        attachment.link.unpin()
+        attachment.close()
 
     def missing(self, index: int) -> bool:
         """Return whether the pipeline could be on a device and is not: its link is detached, or nothing is there."""

@@ -56,7 +56,11 @@ def octets(keys: np.ndarray) -> list[bytes]:
 
 
 class Datapath:
-    """The maps of one instance. Not thread-safe: the service serialises its use."""
+    """The maps of one instance.
+
+    Entries and the operator's adjacencies are changed by one thread at a time, with the lock of changes held; the
+    generation, the lease and what is only read, by any thread at any time.
+    """
 
     def __init__(self, instance: str, directory: Path, cache_size: int) -> None:
         self.instance = instance

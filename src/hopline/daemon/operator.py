@@ -241,12 +241,16 @@ class ForwardDraft:
         self._gone = self._draft.gone()
         contents = tables.hops.contents
         self.have = Tables(self._before, {id: contents[id] for id in self._gone})
+        self._reach = reach
         facts = replace(tables.facts, reach={**tables.facts.reach, **reach})
         fresh = {id: resolve(hop, facts) for hop, id in self._draft.new.items()}
         self.want = Tables(entries, fresh)
 
     def commit(self, steps: Iterable[Step]) -> None:
         """It is in the kernel, by these steps, and durable."""
+        # before anything is resolved anew, which would find that nothing reaches the new ones
+        facts = self._tables.facts
+        facts.reach = {**facts.reach, **self._reach}
         self._tables.commit(self._draft, self._before, self.want, self._gone, steps)
 
     def abandon(self) -> None:

@@ -80,7 +80,8 @@ class Upkeep:
             for link in self._surroundings.missing_programs():
                 if await self._interfaces.attach_returned(link):
                     self._meters.repairs["programs"] += 1
-            self._meters.repairs["programs"] += self._surroundings.detach_unwanted()
+            if unwanted := self._surroundings.detach_unwanted():
+                self._meters.repairs["programs"] += unwanted
 
     async def _housekeeping(self) -> None:
         while True:

@@ -58,10 +58,9 @@ class Room:
         """Return the parts of a long answer, held until they are taken."""
         if self._lists >= LISTS_MOST:
             raise Busy(f"{LISTS_MOST} long lists are being read: try again, or ask for less with limit")
-        return self._taken(parts)
+        return self._taken(parts, _Place(self))
 
-    async def _taken(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        self._lists += 1
+    async def _taken(self, parts: AsyncIterator[bytes], place: "_Place") -> AsyncIterator[bytes]:
         try:
             # raises between two parts: what came so far is then seen to be cut off
             deadline = asyncio.get_running_loop().time() + LIST_SECONDS
@@ -70,4 +69,20 @@ class Room:
                 if asyncio.get_running_loop().time() > deadline:
                     raise Busy("a long list was not taken in time")
         finally:
-            self._lists -= 1
+            place.free()
+
+
+class _Place:
+    """One of the long lists under way; free at the latest when nobody holds on to it, such as one never begun."""
+
+    def __init__(self, room: Room) -> None:
+        self._room: Room | None = room
+        room._lists += 1
+
+    def free(self) -> None:
+        """Give it to another."""
+        if self._room is not None:
+            self._room._lists -= 1
+            self._room = None
+
+    __del__ = free
