@@ -23,10 +23,12 @@ from lab.documents import (
     settled,
     stored,
 )
-from lab.net import Daemon, missing_tools
+from lab.net import Daemon, missing_tools, sh
+from lab.node import compile_stranger
 from lab.traffic import Traffic, WideRouter, only_xdp_forwards, wait_for
 
 pytestmark = pytest.mark.skipif(bool(missing_tools("bpftool")), reason="needs bpftool")
+needs_clang = pytest.mark.skipif(bool(missing_tools("clang")), reason="needs clang")
 WITH_THIRD = [*ATTACHED, {"name": "third"}]
 
 
@@ -208,6 +210,27 @@ def test_where_a_change_cannot_be_taken_back_in_time_it_is_tried_until_it_can(ne
         assert wait_for(lambda: client.status().pending is None, 8, 0.1)
     assert_none_lost(traffic, net)
     assert_back(net, serving, before, done.revision)
+
+
+@needs_clang
+def test_a_program_that_a_stranger_has_put_on_a_device_meanwhile_does_not_hold_up_the_rest(net, serving, tmp_path):
+    """The change took an interface away, and a stranger its device: entries go back, the interface waits for it."""
+    client = hopline.connect(serving.instance)
+    with Traffic(net, flows(net)) as traffic:
+        gone = document(around(net, True), [{"name": "left"}])
+        put(serving, gone, confirm_within=2)
+        sh(net.ns, f"ip link set dev right xdp obj {compile_stranger(tmp_path)} sec xdp")
+        try:
+            assert wait_for(lambda: client.status().pending is None, 8, 0.1)
+            assert intent(serving)["forward"] == forwards_of(document(around(net, False)))
+            right = {state.name: state for state in client.interface.show()}["right"]
+            assert not right.attached
+            assert "another program" in right.problem
+            client.forward.add("10.50.200.1", dev="third", dst_mac=net.other.mac)
+        finally:
+            sh(net.ns, "ip link set dev right xdp off")
+        assert wait_for(lambda: all(state.attached for state in client.interface.show()), 8, 0.1)
+    assert_none_lost(traffic, net)
 
 
 # what changes nothing

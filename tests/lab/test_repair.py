@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import time
 
 import hopline
 from hopline.kernel import XdpLink
@@ -124,6 +125,7 @@ def test_after_a_device_has_changed_intent_and_kernel_are_compared_soon_and_not_
     node = daemon(wide.ns)
     attach(node, "left", "right")
     enter_fixed(node, wide)
+    time.sleep(4)  # what attaching set off is over
     bpftool("delete", node, "forward_exact4", socket.inet_aton("10.50.0.1"))
     assert not wait_for(lambda: repairs(node), seconds=1.5)
     sh(wide.ns, "ip link set third mtu 1400")

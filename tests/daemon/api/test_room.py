@@ -96,7 +96,7 @@ def test_who_may_only_look_keeps_nobody_out_who_changes(doors):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     with unix(doors.run / "view.sock") as sock:
-        sock.sendall(head.replace(b"268435456", b"2") + b"}")
+        sock.sendall(head.replace(b"268435456", b"2\r\nConnection: close") + b"}")
         assert received(sock).startswith(b"HTTP/1.1 503")
     assert ask(doors, "PUT", "/intent?dry_run=true", {})[0] == 200
     for sock in held:
