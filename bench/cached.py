@@ -7,22 +7,21 @@ The packet goes back to the interface it came in by, with a TTL of 255, so that 
 for its TTL.
 """
 
-import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
+
+from world import NAMESPACE, in_world
 
 from hopline.daemon import datapath as dp
 from hopline.daemon.ask import probe_packet
 from hopline.daemon.attachments import Attachments
 from hopline.features.forward import Adjacency, mac_word
-from hopline.kernel import bpffs, netns
+from hopline.kernel import bpffs
 from hopline.kernel.link import remove_pins
 from hopline.kernel.netlink import query
 from hopline.kernel.netlink.features import device_features
 
-NAMESPACE = f"hl-bench-{os.getpid()}"
 ROUNDS, REPEAT, TTL = 300, 250, 255
 
 
@@ -69,19 +68,7 @@ def measure() -> None:
 def main() -> None:
     if len(sys.argv) > 1:
         dp.OBJECT = Path(sys.argv[1])
-    netns.create(NAMESPACE)
-    try:
-        inside = ["nsenter", f"--net=/run/netns/{NAMESPACE}"]
-        for near, far in (("in0", "in1"), ("out0", "out1")):
-            subprocess.run([*inside, "ip", "link", "add", near, "type", "veth", "peer", "name", far], check=True)
-            # gro first: the kernel looks at the peer's when a veth is set up
-            for device in (near, far):
-                subprocess.run([*inside, "ethtool", "-K", device, "gro", "on"], check=True)
-            for device in (near, far):
-                subprocess.run([*inside, "ip", "link", "set", device, "up"], check=True)
-        netns.run_in(NAMESPACE, measure)
-    finally:
-        netns.delete(NAMESPACE)
+    in_world(measure)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_each_line_is_a_token(tmp_path):
         ("root 0123456789abcdef\n", 1, "admin or view"),
         ("0123456789abcdef\n", 1, "admin or view"),
         ("\nadmin\n", 2, "no token after admin"),
-        ("admin 0123456789abcde\n", 1, "15 characters"),
+        ("admin 0123456\n", 1, "7 characters"),
         (f"admin {'x' * 513}\n", 1, "513 characters"),
         (f"admin {ADMIN}\nview {ADMIN}\n", 2, "also on line 1"),
         (f"view {VIEW} a b\n", 1, "more than a token and a name"),
@@ -62,10 +62,23 @@ def test_a_line_that_is_wrong_is_named(tmp_path, text, line, says):
     assert ADMIN not in str(caught.value)
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
-def test_a_file_that_others_may_use_is_refused(tmp_path, mode):
+@pytest.mark.parametrize("line", [f"{ADMIN} admin me", f"admin:{ADMIN} me", f"{ADMIN}:admin:me"])
+def test_right_and_token_may_change_places_and_have_a_colon_between(tmp_path, line):
+    (token,) = read_tokens(written(tmp_path / "tokens", f"{line}\n"))
+    assert (token.right, token.name) == ("admin", "me")
+    assert known([token], ADMIN.encode()) is token
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_file_that_others_may_write_is_refused(tmp_path, mode):
     with pytest.raises(InvalidInput, match="chmod 600"):
         read_tokens(written(tmp_path / "tokens", f"admin {ADMIN}\n", mode))
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+def test_a_file_that_others_may_read_is_taken_and_that_is_said(tmp_path, mode, caplog):
+    assert read_tokens(written(tmp_path / "tokens", f"admin {ADMIN}\n", mode))
+    assert "others than its owner may read the tokens: chmod 600" in caplog.text
 
 
 def test_what_is_no_file_of_ours_is_refused(tmp_path):

@@ -233,4 +233,4 @@ def settled(daemon) -> None:
     """Wait until what devices did is looked at, a second after the event, and no adjacency is on its way out."""
     time.sleep(2)
     with Map.from_pin(daemon.pins / "adjacencies") as adjacencies:
-        assert wait_for(lambda: RETIRING not in adjacencies.items()[1]["state"].tolist(), every=0.1)
+        assert wait_for(lambda: RETIRING not in adjacencies.items()[1]["state"].tolist(), 10, 0.1)

@@ -167,7 +167,7 @@ def test_what_cannot_be_is_refused_before_anything_is_touched(net, files, tmp_pa
     (tmp_path / "tokens").write_text(f"admin {ADMIN}\n")
     (tmp_path / "tokens").chmod(0o600)
     (tmp_path / "open").write_text(f"admin {ADMIN}\n")
-    (tmp_path / "open").chmod(0o644)
+    (tmp_path / "open").chmod(0o666)
     places = {"TOKENS": tmp_path / "tokens", "OPEN": tmp_path / "open", "CERT": files["tls-cert"]}
     for word, path in places.items():
         options = [option.replace(word, str(path)) for option in options]

@@ -6,7 +6,7 @@ The generation is bumped before anything else is done about an event, since a ca
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from hopline.config import Interface, NextHop
 from hopline.daemon.attachments import Attachments
@@ -128,10 +128,11 @@ class Surroundings:
         """Find by which device each `via` without a device is reached."""
         self.facts.reach = self.reaching({hop.via for hop in hops if hop.via and not hop.dev})
 
-    def reaching(self, addresses: Iterable[str]) -> dict[str, str]:
+    def reaching(self, addresses: Collection[str]) -> dict[str, str]:
         """Return the device that each address is on link of; those that are no neighbour's are absent."""
         reach: dict[str, str] = {}
-        for address, answer in query.routes_to(addresses):
+        # where there is nothing to ask no socket is opened: there may be no descriptor left for one
+        for address, answer in query.routes_to(addresses) if addresses else ():
             link = self.watch.links.get(answer.index)
             if not answer.gateway and answer.type == "unicast" and link is not None and link.name != "lo":
                 reach[address] = link.name

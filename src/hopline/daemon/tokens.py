@@ -1,12 +1,14 @@
 """Tokens: who may use the API over TCP, and for what.
 
-A token file has one token a line, `admin TOKEN [NAME]` or `view TOKEN [NAME]`; what follows a # at the beginning of a
-line or after a space is a comment. NAME is what the history says of the one who asked. A token is 16 to 512 characters
-of those that an Authorization header may carry (RFC 6750, section 2.1).
+A token file has one token a line, `admin TOKEN [NAME]` or `view TOKEN [NAME]`, the first two also the other way round
+and with a colon between them; what follows a # at the beginning of a line or after a space is a comment. NAME is what
+the history says of the one who asked. A token is 8 to 512 characters of those that an Authorization header may carry
+(RFC 6750, section 2.1).
 """
 
 import hashlib
 import hmac
+import logging
 import os
 import re
 import stat
@@ -18,9 +20,11 @@ from typing import Literal
 from hopline.config import shown
 from hopline.errors import InvalidInput
 
+_log = logging.getLogger("hopline.front")
+
 Right = Literal["admin", "view"]
 
-LENGTH_LEAST = 16
+LENGTH_LEAST = 8
 LENGTH_MOST = 512
 FILE_MOST = 1 << 20  # bytes; a file of that size is no list of tokens
 
@@ -40,11 +44,11 @@ class Token:
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
-    """Return the tokens of a file; InvalidInput, with the line, if it is wrong or others could read it."""
+    """Return the tokens of a file; InvalidInput, with the line, if it is wrong or others could write it."""
     tokens: list[Token] = []
     places: dict[bytes, int] = {}
     for number, line in enumerate(_lines(path), 1):
-        words = _COMMENT.sub("", line).split()
+        words = _COMMENT.sub("", line).replace(":", " ").split()
         if not words:
             continue
         token = _token(words, number, path)
@@ -68,10 +72,12 @@ def known(tokens: Sequence[Token], offered: bytes) -> Token | None:
 
 
 def _token(words: list[str], number: int, path: Path) -> Token:
+    if words[1:2] in (["admin"], ["view"]) and words[0] not in ("admin", "view"):
+        words = [words[1], words[0], *words[2:]]
     right, *rest = words
     if right not in ("admin", "view"):
         # the word is not shown: it may be a token
-        raise _wrong(path, "it does not begin with admin or view", "write `admin TOKEN [NAME]`", number)
+        raise _wrong(path, "it does not say admin or view", "write `admin TOKEN [NAME]`", number)
     if not rest or len(rest) > 2:
         count = "no token" if not rest else "more than a token and a name"
         raise _wrong(path, f"{count} after {right}", f"write `{right} TOKEN [NAME]`", number)
@@ -97,8 +103,10 @@ def _lines(path: Path) -> list[str]:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise _wrong(path, "it is no regular file", "give a file")
-            if status.st_mode & 0o077:
-                raise _wrong(path, "others than its owner may read it", f"chmod 600 {path}")
+            if status.st_mode & 0o022:
+                raise _wrong(path, "others than its owner may write it", f"chmod 600 {path}")
+            if status.st_mode & 0o044:
+                _log.warning("%s: others than its owner may read the tokens: chmod 600 %s", path, path)
             if status.st_uid not in (0, os.geteuid()):
                 raise _wrong(path, f"it belongs to uid {status.st_uid}", f"chown root {path}")
             data = file.read(FILE_MOST + 1)

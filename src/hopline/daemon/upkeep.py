@@ -68,15 +68,19 @@ class Upkeep:
             except HoplineError as error:
                 log.warning("keep neighbours alive: %s", error)
             try:
-                await self._mend_programs()
+                await self._mend()
             except HoplineError as error:
                 log.warning("%s", error)
 
-    async def _mend_programs(self) -> None:
-        """Attach again what somebody detached, detach what is not wanted; if a change is under way, the next time."""
+    async def _mend(self) -> None:
+        """Attach again what somebody detached, detach what is not wanted, free the ids that changes have left.
+
+        If a change is under way, the next time.
+        """
         if self._changes.lock.locked():
             return
         async with self._changes.lock:
+            self._tables.free_retired()
             for link in self._surroundings.missing_programs():
                 if await self._interfaces.attach_returned(link):
                     self._meters.repairs["programs"] += 1
@@ -87,6 +91,5 @@ class Upkeep:
         while True:
             await asyncio.sleep(HOUSEKEEPING_EVERY_S)
             async with self._changes.lock:
-                self._tables.free_retired()
                 self._learned.reclaim()
                 self._surroundings.know_the_rest()
