@@ -36,6 +36,7 @@ SOURCE = Path(__file__).with_name("harness.bpf.c")
 FIRST = 0x0B000000  # 11.0.0.0, or the last word of an IPv6 destination
 FIRST6 = "2001:db8:9::"
 CACHE_LINE_WAYS = 8
+XDP_REDIRECT = 4
 LRU_ROOM = 2  # times as many entries as destinations, so that none is evicted
 
 
@@ -60,6 +61,11 @@ class Case:
             .test_run(self.frame, ifindex=self.ingress, repeat=packets)
             .duration_ns
         )
+
+    def verdict(self, row: str) -> int:
+        """Return what the program says of one packet."""
+        self.harness.map("under_test").set(0, self.rows[row].fd)
+        return self.harness.program(f"restore{self.family}").test_run(self.frame, ifindex=self.ingress).retval
 
     def forwarded(self) -> int:
         """Return how many packets the pipeline has forwarded."""
@@ -132,6 +138,8 @@ def measured(case: Case, rounds: int, packets: int) -> None:
     for _ in range(rounds):
         for row in case.rows:
             found[row].append(case.run(row, packets))
+    if "fib_forward" in case.rows:
+        assert case.verdict("fib_forward") == XDP_REDIRECT, "the FIB has no route: its row would show nothing"
     passed = rounds * packets - (case.forwarded() - before)
     assert passed == 0, f"{passed} packets were not forwarded"
     least = {row: min(values) for row, values in found.items()}

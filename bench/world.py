@@ -21,6 +21,11 @@ def in_world(measure: Callable[[], None]) -> None:
                 subprocess.run([*inside, "ethtool", "-K", device, "gro", "on"], check=True)
             for device in (near, far):
                 subprocess.run([*inside, "ip", "link", "set", device, "up"], check=True)
+        # a handful of routes, one of which leads where the benches' packets go
+        subprocess.run([*inside, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"], check=True)
+        for line in ("address add 10.99.0.1/24 dev out0", "route add 11.0.0.0/8 via 10.99.0.2",
+                     "neigh add 10.99.0.2 lladdr 02:00:00:00:0e:01 dev out0 nud permanent"):  # fmt: skip
+            subprocess.run([*inside, "ip", *line.split()], check=True)
         netns.run_in(NAMESPACE, measure)
     finally:
         netns.delete(NAMESPACE)
