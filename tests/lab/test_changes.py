@@ -78,6 +78,7 @@ def test_nothing_is_lost_over_rollback_back_and_forth(net, serving):
     assert later == earlier + 1
     with Traffic(net, flows(net)) as traffic:
         for number, second in ((earlier, False), (later, True)) * 4:
+            time.sleep(0.1)  # some frames of every flow between one and the next
             done = client.rollback(number)
             assert forwards_of(document(around(net, second))) == intent(serving)["forward"]
     assert done.revision == later + 8
