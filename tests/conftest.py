@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from front_double import Doors
+
 KNOWN = Path(__file__).parent / "known_skips.txt"
 UNFORESEEN = pytest.StashKey[list[str]]()
 
@@ -36,3 +38,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Name the skips that nobody foresaw."""
     for line in config.stash.get(UNFORESEEN, []):
         terminalreporter.write_line(f"unforeseen skip: {line}", red=True)
+
+
+@pytest.fixture(scope="module")
+def open_doors(tmp_path_factory):
+    """The daemon's doors before a double of its service, one for all tests of a module."""
+    with Doors(tmp_path_factory.mktemp("run")) as doors:
+        yield doors
+
+
+@pytest.fixture
+def doors(open_doors):
+    """Those doors, the double as new."""
+    open_doors.service.__init__()
+    return open_doors

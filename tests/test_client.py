@@ -16,18 +16,6 @@ from hopline.errors import InvalidInput, InvalidInputs, NotFound, Refused, Unava
 from hopline.intent import wanted_of
 
 
-@pytest.fixture(scope="module")
-def open_doors(tmp_path_factory):
-    with Doors(tmp_path_factory.mktemp("run")) as doors:
-        yield doors
-
-
-@pytest.fixture
-def doors(open_doors):
-    open_doors.service.__init__()
-    return open_doors
-
-
 @pytest.fixture
 def client(doors):
     return hopline.connect(run_dir=doors.run)

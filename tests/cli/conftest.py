@@ -5,14 +5,7 @@ import sys
 
 import pytest
 
-from front_double import Doors
 from hopline.cli import main as cli
-
-
-@pytest.fixture(scope="module")
-def open_doors(tmp_path_factory):
-    with Doors(tmp_path_factory.mktemp("run")) as doors:
-        yield doors
 
 
 @pytest.fixture

@@ -17,18 +17,6 @@ from hopline.errors import InvalidInput, Refused
 DIRECT = {"to": "10.10.3.5", "dev": "enp0s9", "dst_mac": NEIGHBOUR_MAC}
 
 
-@pytest.fixture(scope="module")
-def open_doors(tmp_path_factory):
-    with Doors(tmp_path_factory.mktemp("run")) as doors:
-        yield doors
-
-
-@pytest.fixture
-def doors(open_doors):
-    open_doors.service.__init__()
-    return open_doors
-
-
 def test_status_names_what_an_operator_needs(doors):
     status, body = ask(doors, "GET", "/status")
     assert status == 200

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from daemon.asking import ask, unix
-from front_double import NEIGHBOUR_MAC, Doors
+from front_double import NEIGHBOUR_MAC
 from hopline.config import Forward, Interface
 from hopline.daemon.api import room
 
@@ -17,18 +17,6 @@ DOCUMENT = {
 }
 CSV = {"Content-Type": "text/csv"}
 LINES = {"Content-Type": "application/x-ndjson"}
-
-
-@pytest.fixture(scope="module")
-def open_doors(tmp_path_factory):
-    with Doors(tmp_path_factory.mktemp("run")) as doors:
-        yield doors
-
-
-@pytest.fixture
-def doors(open_doors):
-    open_doors.service.__init__()
-    return open_doors
 
 
 def put(doors, document=DOCUMENT, query="", **more):

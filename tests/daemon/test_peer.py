@@ -9,22 +9,9 @@ from pathlib import Path
 import pytest
 
 from daemon.asking import Connection, ask, unix
-from front_double import Doors
 from hopline.daemon.peer import Process, described
 
 PUT = {"interface": [{"name": "enp0s3"}]}
-
-
-@pytest.fixture(scope="module")
-def open_doors(tmp_path_factory):
-    with Doors(tmp_path_factory.mktemp("run")) as doors:
-        yield doors
-
-
-@pytest.fixture
-def doors(open_doors):
-    open_doors.service.__init__()
-    return open_doors
 
 
 def login():

@@ -7,8 +7,9 @@ import os
 
 import pytest
 
+from lab.documents import ready
 from lab.net import Daemon, Router, missing_tools, remove_leftovers
-from lab.traffic import WideRouter
+from lab.traffic import WideRouter, only_xdp_forwards
 
 TOOLS = ("ip", "nsenter", "ethtool", "ping", "tcpdump", "curl", "timeout")
 
@@ -66,3 +67,24 @@ def daemon(tmp_path):
     yield start
     for one in started:
         one.clean()
+
+
+@pytest.fixture(scope="module")
+def net():
+    """One network for all tests of a module, forwarded by XDP alone: what a test leaves, `serving` removes."""
+    with WideRouter() as one:
+        only_xdp_forwards(one)
+        yield one
+
+
+@pytest.fixture(scope="module")
+def node(net, tmp_path_factory):
+    """The daemon on it."""
+    with Daemon(net.ns, tmp_path_factory.mktemp("node")) as one:
+        yield one
+
+
+@pytest.fixture
+def serving(net, node):
+    """That daemon with the first of the two documents in force, and nothing that waits."""
+    return ready(net, node)

@@ -28,6 +28,7 @@ BY_ITSELF = {"verdict_count", "next_hop_count", "cache_misses", "cache4", "cache
 MANY = 100_000
 RETIRING = 5  # enum adjacency_state
 ATTACHED = [{"name": "left"}, {"name": "right"}]
+WITH_THIRD = [*ATTACHED, {"name": "third"}]
 
 
 def near(net, to: str, **more: str) -> dict[str, str]:
@@ -216,6 +217,11 @@ def assert_none_lost(traffic, net, moved: bool = True) -> None:
         verdict = traffic.judge(name, {server, other} if name == "moved" and moved else server, 0)
         assert verdict.sent > 10, name
         assert verdict.wrong == 0, f"{name}: {verdict}"
+
+
+def second(net) -> dict[str, list]:
+    """The other of the two documents, which has an interface more."""
+    return document(around(net, True), WITH_THIRD)
 
 
 def ready(net, daemon):

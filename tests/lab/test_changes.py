@@ -25,33 +25,12 @@ from lab.documents import (
     many,
     near,
     put,
-    ready,
 )
-from lab.net import Daemon, missing_tools, sh
+from lab.net import missing_tools, sh
 from lab.node import store_entries, xdp_id
-from lab.traffic import Traffic, WideRouter, attach, only_xdp_forwards, state_of
+from lab.traffic import Traffic, attach, only_xdp_forwards, state_of
 
 pytestmark = pytest.mark.skipif(bool(missing_tools("bpftool")), reason="needs bpftool")
-
-
-@pytest.fixture(scope="module")
-def net():
-    """One network for all of them: what a test leaves of a daemon, its fixture removes."""
-    with WideRouter() as one:
-        only_xdp_forwards(one)
-        yield one
-
-
-@pytest.fixture(scope="module")
-def node(net, tmp_path_factory):
-    with Daemon(net.ns, tmp_path_factory.mktemp("node")) as one:
-        yield one
-
-
-@pytest.fixture
-def serving(net, node):
-    """A daemon with the first of the two documents in force, and nothing that waits."""
-    return ready(net, node)
 
 
 # nothing is lost

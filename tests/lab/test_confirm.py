@@ -8,7 +8,6 @@ import pytest
 import hopline
 from hopline.errors import HoplineError, Refused
 from lab.documents import (
-    ATTACHED,
     Node,
     all_maps,
     around,
@@ -19,41 +18,16 @@ from lab.documents import (
     held_store,
     intent,
     put,
-    ready,
+    second,
     settled,
     stored,
 )
-from lab.net import Daemon, missing_tools, sh
+from lab.net import missing_tools, sh
 from lab.node import compile_stranger
-from lab.traffic import Traffic, WideRouter, only_xdp_forwards, wait_for
+from lab.traffic import Traffic, wait_for
 
 pytestmark = pytest.mark.skipif(bool(missing_tools("bpftool")), reason="needs bpftool")
 needs_clang = pytest.mark.skipif(bool(missing_tools("clang")), reason="needs clang")
-WITH_THIRD = [*ATTACHED, {"name": "third"}]
-
-
-@pytest.fixture(scope="module")
-def net():
-    """One network for all of them: what a test leaves of a daemon, its fixture removes."""
-    with WideRouter() as one:
-        only_xdp_forwards(one)
-        yield one
-
-
-@pytest.fixture(scope="module")
-def node(net, tmp_path_factory):
-    with Daemon(net.ns, tmp_path_factory.mktemp("node")) as one:
-        yield one
-
-
-@pytest.fixture
-def serving(net, node):
-    """A daemon with the first of the two documents in force, and nothing that waits."""
-    return ready(net, node)
-
-
-def second(net) -> dict[str, list]:
-    return document(around(net, True), WITH_THIRD)
 
 
 def assert_back(net, daemon, before: Node, revision: int) -> None:

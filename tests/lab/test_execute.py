@@ -17,6 +17,7 @@ from hopline.features.forward import destination_of
 from hopline.kernel import Map
 from lab.documents import (
     ATTACHED,
+    WITH_THIRD,
     Node,
     around,
     assert_none_lost,
@@ -35,32 +36,11 @@ from lab.documents import (
     ready,
     settled,
 )
-from lab.net import Daemon, missing_tools, sh
+from lab.net import missing_tools, sh
 from lab.node import TABLES, store_entries, xdp_id
-from lab.traffic import Traffic, WideRouter, at_server, limited, only_xdp_forwards, wait_for, without_disk
+from lab.traffic import Traffic, at_server, limited, only_xdp_forwards, wait_for, without_disk
 
 pytestmark = pytest.mark.skipif(bool(missing_tools("bpftool")), reason="needs bpftool")
-WITH_THIRD = [*ATTACHED, {"name": "third"}]
-
-
-@pytest.fixture(scope="module")
-def net():
-    """One network for all of them: what a test leaves of a daemon, its fixture removes."""
-    with WideRouter() as one:
-        only_xdp_forwards(one)
-        yield one
-
-
-@pytest.fixture(scope="module")
-def node(net, tmp_path_factory):
-    with Daemon(net.ns, tmp_path_factory.mktemp("node")) as one:
-        yield one
-
-
-@pytest.fixture
-def serving(net, node):
-    """A daemon with the first of the two documents in force, and nothing that waits."""
-    return ready(net, node)
 
 
 def assert_undone(net, daemon, content, words: list[str], meanwhile=None) -> None:
