@@ -13,6 +13,7 @@ import msgspec
 
 from hopline.errors import InvalidInput, Problems
 from hopline.spelling import canonical_address, canonical_destination, canonical_mac, canonical_via, device_name, shown
+from hopline.spelling import doubtful_destinations as doubtful_destinations
 from hopline.spelling import instance_name as instance_name  # the rules of all values are had from here
 
 Mode = Literal["auto", "native", "generic"]

@@ -5,7 +5,7 @@ field, the key; the rest of an entry is its value. What is added to NOUNS is rea
 back and exported like the rest; only what it means (features/) and how it is carried out (daemon/) is its own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from hopline.config import (
     checked_forward,
     checked_interface,
     device_name,
+    doubtful_destinations,
 )
 
 
@@ -35,6 +36,13 @@ class Noun:
     checked: Callable[[Any], Any]  # the entry in canonical spelling, or InvalidInput
     value_of: Callable[[Any], Any]
     entry: Callable[[str, Any], Any]  # key and value → the entry
+    # of many keys those that `canonical` has to look at: the others are in their one spelling
+    doubtful: Callable[[Sequence[str]], Sequence[str]] = list
+
+    @property
+    def shared(self) -> bool:
+        """Whether a value says nothing of its key: it may be that of many, and is then one object for them all."""
+        return self.key not in self.value.__struct_fields__
 
     def key_of(self, entry: Any) -> str:
         """Return what tells an entry apart."""
@@ -63,6 +71,7 @@ NOUNS: tuple[Noun, ...] = (
         checked_forward,
         NextHop.of,
         lambda to, hop: hop.entry(to),
+        doubtful_destinations,
     ),
 )
 
@@ -149,7 +158,7 @@ def difference(have: Wanted, want: Wanted, merge: bool = False) -> Change:
     deltas: dict[str, Delta] = {}
     for noun in NOUNS:
         old, new = have.of(noun.name), want.of(noun.name)
-        after = {key: value for key, value in new.items() if old.get(key) != value}
+        after = {key: value for key, value in new.items() if old.get(key) != value} if old else new
         before = {key: old[key] for key in after if key in old}
         if not merge:
             before |= {key: value for key, value in old.items() if key not in new}

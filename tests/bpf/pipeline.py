@@ -7,6 +7,7 @@ is attached, so what `near` sends by AF_PACKET is forwarded by the kernel and ca
 """
 
 import contextlib
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hopline.daemon import datapath as datapath_module
 from hopline.daemon.attachments import Attachments
 from hopline.daemon.datapath import PIPELINE, TABLES, Datapath
 from hopline.daemon.options import CACHE_SIZE_DEFAULT
@@ -27,6 +29,9 @@ from hopline.lab.topology import Namespace, Port, Topology, build, tear_down
 from lab.net import Sniffer, send_frames, unique_tag
 
 XDP_PASS, XDP_REDIRECT = 2, 4
+# these tests can be run against another build than the shipped one; tests/faults does
+if OTHER_OBJECT := os.environ.get("HOPLINE_TEST_OBJECT"):
+    datapath_module.OBJECT = Path(OTHER_OBJECT)
 
 NEAR_MAC, IN_MAC = "02:00:00:00:01:02", "02:00:00:00:01:01"
 FAR_MAC, OUT_MAC = "02:00:00:00:02:02", "02:00:00:00:02:01"
@@ -242,7 +247,7 @@ def _topology(tag: str) -> Topology:
 
 
 @contextlib.contextmanager
-def open_pipeline() -> Iterator[Pipeline]:
+def open_pipeline(cache_size: int = CACHE_SIZE_DEFAULT) -> Iterator[Pipeline]:
     """Namespaces, maps and programs; all gone at the end, whatever happens."""
     tag = unique_tag()
     topology = _topology(tag)
@@ -257,7 +262,7 @@ def open_pipeline() -> Iterator[Pipeline]:
         with netns.inside(router):
             directory: Path = bpffs.instance_dir(tag)
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
-            datapath = Datapath.open(tag, CACHE_SIZE_DEFAULT)
+            datapath = Datapath.open(tag, cache_size)
             stack.callback(datapath.close)
             attachments = Attachments(datapath)
             links = {name: query.link(name) for name in ("in0", "out0")}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bpf.frames import forwarded, ip4, ip6
-from bpf.pipeline import IN_MAC, LEARNED_HOP, NEAR_MAC, Hop
+from bpf.pipeline import IN_MAC, LEARNED_HOP, LOCAL, NEAR_MAC, Hop
 from hopline.features.forward import mac_word, parse_mac
 from hopline.kernel import netns
 
@@ -187,6 +187,17 @@ def test_each_mode_asks_its_own_devmap(pipeline, generic):
     program.close()
 
 
+@pytest.mark.parametrize(("make", "to", "mtu"), [(ip4, "203.0.113.200", 1000), (ip6, "2001:db8:b::9", 1400)])
+def test_a_routes_mtu_holds_for_what_is_cached_too(world, make, to, mtu):
+    """The FIB refuses what is too long itself; here it is asked about a short packet only."""
+    head = len(make(to, b"")) - 14
+    assert world.run(make(to)).verdict == "FORWARDED"
+    for length, verdict in ((mtu, "FORWARDED"), (mtu + 1, "PASS_TOO_BIG")):
+        packet = make(to, bytes(length - head))
+        assert world.asked(packet) == (verdict, {"CACHE"}, "CACHE")
+        assert world.run(packet).verdict == verdict
+
+
 @pytest.mark.parametrize("packet", [ip4("10.0.2.2"), ip6("2001:db8:2::2")], ids=["IPv4", "IPv6"])
 def test_a_neighbours_new_mac_is_learned_with_the_next_generation(pipeline, packet):
     pipeline.learn()
@@ -202,3 +213,15 @@ def test_a_neighbours_new_mac_is_learned_with_the_next_generation(pipeline, pack
     pipeline.datapath.bump_generation()
     for _ in range(2):
         assert pipeline.run(packet).data == forwarded(packet, LEARNED_HOP)
+
+
+def test_a_source_out_of_a_local_prefix_is_our_own(pipeline):
+    """`ip route add local PREFIX dev lo` makes all of it ours, and the kernel drops what claims to come from there."""
+    id = pipeline.forward("198.51.100.7", A)
+    sources = [f"203.0.113.{last}" for last in range(128, 256)]
+    assert {pipeline.run(ip4(src=source)).verdict for source in sources} == {"FORWARDED"}
+    pipeline.datapath.set_local([*LOCAL, "203.0.113.128/25"])
+    assert {pipeline.run(ip4(src=source)).verdict for source in sources} == {"PASS_MARTIAN"}
+    assert pipeline.run(ip4(src="203.0.113.127")).verdict == "FORWARDED"
+    pipeline.datapath.set_local(LOCAL)
+    assert id < pipeline.datapath.learned_base

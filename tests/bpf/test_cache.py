@@ -12,7 +12,7 @@ from bpf import test_forward, test_parse
 from bpf.frames import forwarded, ip4, ip6
 from bpf.pipeline import Hop, Pipeline
 from hopline.daemon.counters import BEFORE_THE_LOOK_UP, read_counters
-from hopline.daemon.datapath import LEASE_S
+from hopline.daemon.datapath import GENERATIONS, LEASE_S
 from hopline.kernel import atomic_store32, netns
 from hopline.kernel.netlink import query
 from hopline.kernel.netlink.features import device_features
@@ -78,7 +78,7 @@ def test_the_generation_wraps_past_zero(pipeline):
     id = pipeline.forward("198.51.100.7", A)
     word = pipeline.datapath.maps["state"].mmap()[0:1]["generation"]
     before = pipeline.datapath.generation
-    atomic_store32(word, 0xFFFFFFFF)
+    atomic_store32(word, GENERATIONS)
     assert pipeline.run(ip4()).data == forwarded(ip4(), A)
     assert pipeline.asked(ip4())[2] == "CACHE"
     pipeline.datapath.bump_generation()
@@ -208,7 +208,7 @@ def test_a_dry_run_is_neither_hit_nor_miss(pipeline):
 
 
 def test_misses_of_all_processors_add_up(pipeline):
-    """More destinations than their bucket has ways, from four threads at once."""
+    """More destinations than their bucket has ways, from four threads at once: each misses once or more."""
     pairs = enter_all(pipeline, one_bucket4(pipeline)[:40])
     before = read_counters(pipeline.datapath)[pipeline.in_slot]
     threads = [threading.Thread(target=hammer, args=(pipeline, pairs, 50, seed)) for seed in range(4)]
@@ -219,7 +219,7 @@ def test_misses_of_all_processors_add_up(pipeline):
     after = read_counters(pipeline.datapath)[pipeline.in_slot]
     misses, hits = after.misses - before.misses, after.hits - before.hits
     assert misses + hits == 4 * 50 * len(pairs)
-    assert misses > len(pairs)
+    assert misses >= len(pairs)
     assert hits > len(pairs)
 
 

@@ -54,14 +54,14 @@ def test_what_is_kept_up_is_what_is_reckoned_anew(first, later, one_by_one_most)
     module.ONE_BY_ONE_MOST = one_by_one_most
     try:
         entries, expected = dict(first), Expected()
-        expected.of(entries)
+        expected.of(lambda: entries)
         for changed in later:
             # of the entries there are some are dropped, others put
             after = {to: id for to, id in changed.items() if id != 20}
             before = {to: entries[to] for to in changed if to in entries}
             entries = {to: id for to, id in entries.items() if to not in before} | after
             expected.commit(before, after)
-            nonzero = {table: value for table, value in expected.of(entries).items() if value}
+            nonzero = {table: value for table, value in expected.of(lambda now=entries: now).items() if value}
             assert nonzero == fingerprints(entries)
     finally:
         module.ONE_BY_ONE_MOST = before_that

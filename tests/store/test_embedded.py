@@ -215,7 +215,7 @@ def test_a_file_that_turns_bad_while_it_is_open_is_one_line(directory):
     with Store.open(directory) as store:
         put(store, wanted({"10.10.3.5": DIRECT}))
         other = sqlite3.connect(directory / "hopline.db")
-        other.execute("UPDATE forward SET dst_mac = 'zz'")
+        other.execute("UPDATE forward_value SET dst_mac = 'zz'")
         other.commit()
         other.close()
         with pytest.raises(Refused, match=r"read store .*: forward '10\.10\.3\.5': dst_mac: .*: start again, which"):

@@ -11,8 +11,9 @@ from hopline.config import Interface, NextHop
 from hopline.errors import NotFound, Refused
 from hopline.intent import Change, Delta, Wanted, difference
 from hopline.store.embedded import Pending, Store
+from hopline.store.fold import folded
 from hopline.store.history import KEPT, packed, unpacked
-from hopline.store.tables import Undecodable, folded
+from hopline.store.rows import Undecodable
 
 HOPS = [NextHop(via=f"10.10.3.{n}") for n in range(1, 9)]
 
@@ -218,3 +219,4 @@ def test_folding_is_composing():
     assert folded(changes) == composed
     assert folded([changes[0], changes[0].inverse()]) == Change()
     assert folded([]) == Change()
+    assert folded(changes[:1]) == changes[0]

@@ -8,7 +8,8 @@ from hopline.config import Interface, NextHop
 from hopline.errors import Refused
 from hopline.intent import Change, Delta, Wanted
 from hopline.store.embedded import Store
-from hopline.store.schema import SCHEMA_VERSION
+from hopline.store.history import packed
+from hopline.store.schema import SCHEMA_VERSION, Pending
 
 # as the first release made it
 SCHEMA_1 = """
@@ -49,6 +50,50 @@ def execute(directory, script: str) -> None:
     connection.close()
 
 
+# as the second did, with one change in its history
+SCHEMA_2 = f"""
+{SCHEMA_1.replace("user_version = 1", "user_version = 2")}
+CREATE TABLE state (
+    one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL, entries TEXT NOT NULL,
+    pending INTEGER, confirm_by REAL
+) STRICT;
+CREATE TABLE history (
+    number INTEGER PRIMARY KEY, "when" REAL NOT NULL, "by" TEXT NOT NULL, what TEXT NOT NULL, counts TEXT NOT NULL,
+    inverse BLOB NOT NULL
+) STRICT;
+INSERT INTO state VALUES (1, 1, '{{"interface":2,"forward":2}}', 1, 4e9);
+INSERT INTO history VALUES (1, 1.5, 'x', 'apply', '{{}}', x'INVERSE');
+"""
+
+
+@pytest.fixture
+def second_release(directory):
+    change = Change({noun: Delta(before=entries) for noun, entries in WANTED_1.entries.items()})
+    execute(directory, SCHEMA_2.replace("INVERSE", packed(change).hex()))
+    return directory
+
+
+def test_schema_2_is_brought_up_in_place_with_its_history(second_release):
+    for _ in range(2):
+        with Store.open(second_release) as store:
+            assert (store.recovered_from, store.damage, store.revision) == (None, None, 1)
+            assert store.pending == Pending(1, 4e9)
+            assert [(row.number, row.what, row.pending) for row in store.history()] == [(1, "apply", True)]
+            assert store.read() == WANTED_1
+    with Store.open(second_release) as store:
+        assert store.write(store.back_to(0), by="x", what="x", settles_pending=True) == 2
+        assert store.read() == Wanted({"interface": {}, "forward": {}})
+
+
+def test_an_older_schema_that_says_other_numbers_is_set_aside_as_it_was(second_release):
+    execute(second_release, 'UPDATE state SET entries = \'{"interface":2,"forward":3}\'')
+    with Store.open(second_release) as store:
+        assert store.damage == "it holds 2 entries of forward and says 3"
+        aside = sqlite3.connect(store.recovered_from)
+    assert aside.execute("PRAGMA user_version").fetchone() == (2,)
+    assert len(aside.execute("SELECT dev, via FROM forward").fetchall()) == 2
+
+
 def test_schema_1_is_brought_up_in_place(directory):
     execute(directory, SCHEMA_1)
     with Store.open(directory) as store:
@@ -65,16 +110,16 @@ def test_schema_1_is_brought_up_in_place(directory):
     assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
-def test_both_schemas_have_the_same_tables_of_entries(tmp_path):
-    columns = []
+def test_a_file_that_was_brought_up_is_as_one_made_anew(tmp_path, second_release):
     execute(tmp_path / "one", SCHEMA_1)
-    Store.open(tmp_path / "two").close()
-    for directory in (tmp_path / "one", tmp_path / "two"):
+    made = []
+    for directory in (tmp_path / "one", tmp_path / "new", second_release):
+        Store.open(directory).close()
         connection = sqlite3.connect(directory / "hopline.db")
-        columns.append(
-            [connection.execute(f"PRAGMA table_xinfo({table})").fetchall() for table in ("interface", "forward")]
-        )
-    assert columns[0] == columns[1]
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema ORDER BY name")]
+        made.append({name: connection.execute(f"PRAGMA table_xinfo({name})").fetchall() for name in tables})
+    assert made[0] == made[1] == made[2]
+    assert {"interface", "forward", "forward_value", "state", "history"} <= made[0].keys()
 
 
 def test_a_damaged_file_of_schema_1_is_set_aside(directory):
@@ -105,19 +150,29 @@ def test_the_file_of_another_application_is_refused_and_not_touched(directory):
     ("script", "said"),
     [
         (
-            "UPDATE forward SET \"to\" = 'nowhere' WHERE via IS NULL",
+            "UPDATE forward SET \"to\" = 'nowhere' WHERE value = 1",
             "forward 'nowhere': to: nowhere is not an IP address",
         ),
-        ("UPDATE forward SET \"to\" = '10.10.3.5/32' WHERE via IS NULL", "forward '10.10.3.5/32': to: "),
+        ("UPDATE forward SET \"to\" = '10.10.3.5/32' WHERE value = 1", "forward '10.10.3.5/32': to: "),
+        ("UPDATE forward SET \"to\" = '10.10.3.5' || char(0) || 'x' WHERE value = 1", "is not an IP address"),
+        ("UPDATE forward SET \"to\" = CAST(x'31ff' AS TEXT) WHERE value = 1", "could not decode to utf-8"),
+        ("UPDATE forward SET value = 9 WHERE value = 1", "forward '10.10.3.5': its value 9 is missing"),
+        ("UPDATE forward SET value = 2 WHERE value = 1", "forward '10.10.3.5': via: fe80::1 is IPv6 and"),
+        ("UPDATE forward_value SET entries = 2 WHERE number = 1", "forward_value 1: 1 entries have it, and it says 2"),
         (
-            "UPDATE forward SET dst_mac = 'zz' WHERE via IS NULL",
+            "UPDATE forward_value SET dst_mac = 'zz' WHERE via IS NULL",
             "forward '10.10.3.5': dst_mac: zz is not a MAC address",
         ),
-        ("UPDATE forward SET dst_mac = NULL WHERE via IS NULL", "forward '10.10.3.5': dst_mac: missing"),
-        ("UPDATE forward SET dst_mac = CAST(x'ff00' AS TEXT)", "could not decode to utf-8"),
+        ("UPDATE forward_value SET dst_mac = NULL WHERE via IS NULL", "forward '10.10.3.5': dst_mac: missing"),
+        ("UPDATE forward_value SET dst_mac = CAST(x'ff00' AS TEXT)", "could not decode to utf-8"),
         ("UPDATE interface SET bypass_policy = 2", "interface 'enp0s3': "),
-        ("DELETE FROM forward WHERE via IS NULL", "it holds 1 entries of forward and says 2"),
+        ("DELETE FROM forward WHERE value = 1", "forward_value 1: 0 entries have it, and it says 1"),
+        (
+            "DELETE FROM forward WHERE value = 1; DELETE FROM forward_value WHERE number = 1",
+            "it holds 1 entries of forward and says 2",
+        ),
         ("DROP TABLE forward", "no table forward"),
+        ("DROP TABLE forward_value", "no table forward_value"),
         ("DROP TABLE history", "no table history"),
         ("DELETE FROM state", "does not say its revision"),
         ("UPDATE state SET entries = '[]'", "state: entries: "),

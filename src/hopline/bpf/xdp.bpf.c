@@ -18,14 +18,22 @@ int hopline_xdp(struct xdp_md *ctx)
 	struct interface *ingress = bpf_map_lookup_elem(&interfaces, &slot);
 	struct packet packet = {};
 	enum verdict verdict;
+	__u32 adjacency = ADJACENCY_ID_NONE;
 
-	trace_begin();
-	verdict = parse(ctx, ingress, &packet);
-	if (verdict == CONTINUE && packet.tags)
-		verdict = PASS_VLAN;
-	if (verdict == CONTINUE)
-		verdict = forward(ctx, ingress, &packet);
-	return leave(ctx, verdict, &packet);
+	trace_begin(ctx, ingress);
+	/* the steps are expanded for each family, so that clang keeps the packet in registers and asks nothing twice */
+	if (parse_ethernet(ctx, ingress, &packet) && packet.ethertype == bpf_htons(ETH_P_IP)) {
+		verdict = parse_ipv4(ctx, sizeof(struct ethernet_header), &packet);
+		if (verdict == CONTINUE)
+			verdict = forward(ctx, ingress, &packet, &adjacency);
+	} else if (packet.ethertype == bpf_htons(ETH_P_IPV6)) {
+		verdict = parse_ipv6(ctx, sizeof(struct ethernet_header), &packet);
+		if (verdict == CONTINUE)
+			verdict = forward(ctx, ingress, &packet, &adjacency);
+	} else {
+		verdict = parse_other(ctx, ingress);
+	}
+	return leave(ctx, verdict, packet.length, adjacency);
 }
 
 /*

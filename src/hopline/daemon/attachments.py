@@ -1,6 +1,7 @@
 """Interfaces: the slot of each device, where redirects may go, and the pipeline attached by a pinned link."""
 
 import logging
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,6 @@ class Attachment:
     slot: int
     link: XdpLink
     object: BpfObject
-    explainer: BpfObject | None = None
 
     @property
     def mode(self) -> str:
@@ -47,8 +47,6 @@ class Attachment:
         """Let go of it; the link stays pinned."""
         self.link.close()
         self.object.close()
-        if self.explainer is not None:
-            self.explainer.close()
 
 
 class Attachments:
@@ -61,6 +59,7 @@ class Attachments:
         self.by_index: dict[int, Attachment] = {}
         self.flags: Any = datapath.layout.enum("interface_flag")
         self._rests: dict[int, float] = {}
+        self._flags_lock = threading.Lock()
         self.slots: dict[int, int] = {
             int(row["ifindex"]): slot for slot, row in enumerate(datapath.interfaces) if row["ifindex"]
         }
@@ -179,10 +178,7 @@ class Attachments:
             learn4 * flags.INTERFACE_LEARN4 | learn6 * flags.INTERFACE_LEARN6 | bypass * flags.INTERFACE_BYPASS_POLICY
         )
         rights = flags.INTERFACE_LEARN4 | flags.INTERFACE_LEARN6 | flags.INTERFACE_BYPASS_POLICY
-        row = self.datapath.interfaces[slot : slot + 1]
-        old = int(row["flags"][0])
-        atomic_store32(row["flags"], old & ~rights | wanted)
-        return old & rights != wanted
+        return self._change_flags(slot, int(rights), int(wanted))
 
     def learning(self, index: int) -> tuple[bool, bool]:
         """Return whether a device learns IPv4 and IPv6."""
@@ -191,11 +187,16 @@ class Attachments:
         return bool(flags & self.flags.INTERFACE_LEARN4), bool(flags & self.flags.INTERFACE_LEARN6)
 
     def _set_flag(self, slot: int, flag: int, on: bool) -> bool:
+        return self._change_flags(slot, flag, flag if on else 0)
+
+    def _change_flags(self, slot: int, which: int, wanted: int) -> bool:
+        # the worker attaches while the event loop forbids learning: neither may write back what the other changed
         row = self.datapath.interfaces[slot : slot + 1]
-        old = int(row["flags"][0])
-        new = old | flag if on else old & ~flag
-        if new != old:
-            atomic_store32(row["flags"], new)
+        with self._flags_lock:
+            old = int(row["flags"][0])
+            new = old & ~which | wanted
+            if new != old:
+                atomic_store32(row["flags"], new)
         return new != old
 
     # programs
@@ -332,11 +333,3 @@ class Attachments:
         for path in list(self.datapath.directory.glob("link_*")):
             if int(path.name.removeprefix("link_")) not in wanted:
                 detach_pin(path)
-
-    def explainer(self, attachment: Attachment) -> BpfObject:
-        """Return a second load of the pipeline that records its decisions and writes nothing."""
-        if attachment.explainer is None:
-            attachment.explainer = self.datapath.load_pipeline(
-                attachment.slot, generic=attachment.mode == "generic", trace=True, dry_run=True
-            )
-        return attachment.explainer

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hopline.daemon.datapath import Datapath
+from hopline.daemon.datapath import GENERATION_BITS, Datapath
 
-# parse, and judge in bpf/lib/forward.h; every other verdict comes after the cache was asked
+# parse, and bpf/lib/judge.h; every other verdict comes after the cache was asked
 BEFORE_THE_LOOK_UP = frozenset(
     f"PASS_{name}" for name in ("NOT_IP", "MALFORMED", "VLAN", "OTHER_HOST", "MULTICAST", "MARTIAN", "OPTIONS")
 )
@@ -77,13 +77,13 @@ def read_caches(datapath: Datapath) -> dict[str, CacheFill]:
 
 
 def _fill(datapath: Datapath, name: str) -> CacheFill:
-    ways = datapath.maps[name].mmap()["ways"]
+    ways = datapath.cache_words(name)
     id_bits, first_learned = np.uint64(datapath.cache_buckets - 1), np.uint64(datapath.learned_base)
     generation, shift = np.uint64(datapath.generation), np.uint64(32)
     used = learned = 0
     for start in range(0, len(ways), BUCKETS_AT_ONCE):
         words = ways[start : start + BUCKETS_AT_ONCE]
-        words = words[words >> shift == generation]
+        words = words[(words & GENERATION_BITS) >> shift == generation]
         used += len(words)
         learned += int(np.count_nonzero((words & id_bits) >= first_learned))
     return CacheFill(ways.size, used, learned)

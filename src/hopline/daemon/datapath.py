@@ -5,6 +5,7 @@ Everything lives under <bpffs>/hopline/INSTANCE/, so it outlives the daemon; ope
 
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,9 @@ from hopline.daemon.adoption import (
     take_lock,
     write_identity,
 )
+from hopline.daemon.compare import Matched, destinations_of, matched, octets
 from hopline.daemon.fingerprint import fingerprint
-from hopline.features.forward import Adjacency, destination_of, key_of, trie_key
+from hopline.features.forward import Adjacency, by_table, keys_of, trie_key
 from hopline.kernel import (
     BpfObject,
     Map,
@@ -47,12 +49,10 @@ LEASE_S = 1.0
 GRACE_S = 0.005  # a program runs for microseconds; packets under way have left by then
 KERNEL_HZ = (100, 250, 300, 1000)
 CALIBRATION_S = 0.06
-
-
-def octets(keys: np.ndarray) -> list[bytes]:
-    """Return the octets of each key; one element of a big-endian array would come out in the machine's order."""
-    whole, size = keys.tobytes(), keys.dtype.itemsize
-    return [whole[i : i + size] for i in range(0, len(whole), size)]
+LOOPBACK = 127  # first octet
+GENERATIONS = (1 << 31) - 1  # the bit above is CACHE_DISPLACED's, in a word of the cache
+GENERATION_SWEEP = 1 << 29
+GENERATION_BITS = np.uint64((1 << 63) - 1)  # of a word of the cache, with all below them
 
 
 class Datapath:
@@ -90,6 +90,7 @@ class Datapath:
         self.interfaces = self.maps["interfaces"].mmap()
         self._lease: Program = self.base.program("extend_lease")
         self.lease_extended: float | None = None  # time.monotonic()
+        self._bumping = threading.Lock()
         self._settle_here()
         self._start_state()
 
@@ -142,8 +143,22 @@ class Datapath:
         return atomic_load32(self._word("generation"))
 
     def bump_generation(self) -> None:
-        """Make every cached answer stale: one store."""
-        atomic_store32(self._word("generation"), self.generation % 0xFFFFFFFF + 1)
+        """Make every cached answer stale: one store. Any thread may; none takes back what another did.
+
+        Generations come again after 2^31 bumps. What was left lying in the caches by then is cleared at each quarter of
+        the way, so that no answer of a former turn comes alive.
+        """
+        with self._bumping:
+            generation = self.generation % GENERATIONS + 1
+            atomic_store32(self._word("generation"), generation)
+            if generation % GENERATION_SWEEP == 0:
+                for name in CACHES:
+                    self.cache_words(name)[:] = 0
+
+    def cache_words(self, name: str) -> np.ndarray:
+        """Return the words of a cache's ways, (buckets, ways), as they stand in the map."""
+        ways = self.maps[name].mmap()["ways"]
+        return ways["word"] if ways.dtype.names else ways
 
     def extend_lease(self) -> None:
         """Vouch for what was learned for another second."""
@@ -258,7 +273,7 @@ class Datapath:
         if not entries:
             return
         target = self.maps[table]
-        keys = np.frombuffer(b"".join(map(key_of, entries)), dtype=target.key_dtype)
+        keys = np.frombuffer(keys_of(entries), dtype=target.key_dtype)
         ids = np.fromiter(entries.values(), dtype=np.uint32, count=len(entries))
         target.update_batch(keys, ids)
 
@@ -266,16 +281,20 @@ class Datapath:
         """Remove destinations; one that is absent is no error."""
         target = self.maps[table]
         if destinations:
-            target.delete_batch(np.frombuffer(b"".join(map(key_of, destinations)), dtype=target.key_dtype))
+            target.delete_batch(np.frombuffer(keys_of(destinations), dtype=target.key_dtype))
 
     def read_entries(self, tables: Iterable[str] = TABLES) -> dict[str, int]:
         """Return the operator's entries as the kernel has them: destination → adjacency id."""
         entries: dict[str, int] = {}
         for table in tables:
             keys, ids = self.maps[table].items()
-            for key, id in zip(octets(keys), ids.tolist(), strict=True):
-                entries[destination_of(table, key)] = id
+            entries.update(zip(destinations_of(table, keys), ids.tolist(), strict=True))
         return entries
+
+    def match(self, wanted: Iterable[str], tables: Iterable[str] = TABLES) -> list[Matched]:
+        """Return what is wanted of `tables`, canonical destinations, beside the kernel's entries there."""
+        sought = by_table(wanted)
+        return [matched(table, sought.get(table, ()), *self.maps[table].items()) for table in tables]
 
     def fingerprints(self) -> dict[str, int]:
         """Return the fingerprint of each of the operator's tables."""
@@ -307,11 +326,15 @@ class Datapath:
         self._write_bloom(octets(self.maps["local4"].items()[0]))
 
     def _write_bloom(self, keys: Iterable[bytes]) -> None:
-        # of addresses only: where a prefix is local, nothing is learned, and loopback is never forwarded anyway
+        # bits are of addresses: a whole prefix has them all, but for loopback's, from which nothing is forwarded anyway
         words = self._state["local_bloom"][0]
         bloom = [0] * len(words)
         for key in keys:
-            bit = self.local_bit(key[4:])
+            length, address = int.from_bytes(key[:4], "little"), key[4:]
+            if length < 32 and address[0] != LOOPBACK:
+                bloom = [(1 << 64) - 1] * len(words)
+                break
+            bit = self.local_bit(address)
             bloom[bit // 64] |= 1 << bit % 64
         for i, word in enumerate(bloom):
             atomic_store64(words[i : i + 1], word)

@@ -4,13 +4,13 @@ A fingerprint is the sum over a table's entries, modulo 2**64, of a mix of key a
 matter, and a change adds and subtracts its own entries. It tells drift from none; it is no defence against malice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hopline.features.forward import key_of, table_of
+from hopline.features.forward import by_table, keys_of
 
 ONE_BY_ONE_MOST = 10_000  # entries of a change that are added and subtracted; beyond, all are summed anew when asked
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -31,15 +31,13 @@ def fingerprint(keys: NDArray[Any], ids: NDArray[Any]) -> int:
 
 def fingerprints(entries: Mapping[str, int]) -> dict[str, int]:
     """Return the fingerprint of each table that has entries: destination → adjacency id."""
-    tables: dict[str, tuple[list[bytes], list[int]]] = {}
-    for to, id in entries.items():
-        keys, ids = tables.setdefault(table_of(to), ([], []))
-        keys.append(key_of(to))
-        ids.append(id)
-    return {
-        table: fingerprint(np.frombuffer(b"".join(keys), np.dtype((np.void, len(keys[0])))), np.array(ids, np.uint32))
-        for table, (keys, ids) in tables.items()
-    }
+    sums = {}
+    for table, destinations in by_table(entries).items():
+        keys = keys_of(destinations)
+        each = np.dtype((np.void, len(keys) // len(destinations)))
+        ids = np.fromiter(map(entries.__getitem__, destinations), np.uint32, len(destinations))
+        sums[table] = fingerprint(np.frombuffer(keys, each), ids)
+    return sums
 
 
 class Expected:
@@ -63,8 +61,8 @@ class Expected:
             for table, amount in fingerprints(entries).items():
                 self._sums[table] = (self._sums.get(table, 0) + sign * amount) % (1 << 64)
 
-    def of(self, entries: Mapping[str, int]) -> Mapping[str, int]:
-        """Return the fingerprint of each table, of `entries`, which are all; a table that is absent has 0."""
+    def of(self, entries: Callable[[], Mapping[str, int]]) -> Mapping[str, int]:
+        """Return the fingerprint of each table, of all `entries`, if they are not known; one that is absent has 0."""
         if self._sums is None:
-            self._sums = fingerprints(entries)
+            self._sums = fingerprints(entries())
         return self._sums

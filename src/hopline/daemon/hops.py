@@ -64,19 +64,19 @@ class Draft:
         self.new: dict[NextHop, int] = {}
         self._change: Counter[int] = Counter()
 
-    def use(self, hop: NextHop) -> int:
-        """Return the id for one more entry by `hop`."""
+    def use(self, hop: NextHop, entries: int = 1) -> int:
+        """Return the id for so many more entries by `hop`."""
         id = self._hops.ids.get(hop)
         if id is None:
             id = self.new.get(hop)
         if id is None:
             id = self.new[hop] = self._hops.take()
-        self._change[id] += 1
+        self._change[id] += entries
         return id
 
-    def leave(self, id: int) -> None:
-        """One entry less uses this id."""
-        self._change[id] -= 1
+    def leave(self, id: int, entries: int = 1) -> None:
+        """So many entries fewer use this id."""
+        self._change[id] -= entries
 
     def gone(self) -> list[int]:
         """Return the ids that no entry uses any more."""

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import numpy as np
 
-from hopline.daemon.datapath import Datapath
+from hopline.daemon.datapath import GENERATION_BITS, Datapath
 from hopline.kernel import atomic_load32, atomic_store32
 
 
@@ -24,50 +24,57 @@ class LearnedTable:
 
     def __init__(self, datapath: Datapath) -> None:
         self.datapath = datapath
-        self._cache4 = datapath.maps["cache4"].mmap()
-        self._cache6 = datapath.maps["cache6"].mmap()
+        self._words4, self._words6 = datapath.cache_words("cache4"), datapath.cache_words("cache6")
+        self._ways6 = datapath.maps["cache6"].mmap()["ways"]
         self._mask = np.uint64(datapath.cache_buckets - 1)
         self._packets: dict[int, int] = {}
         self._retiring = self._in_state("RETIRING")  # of a daemon that did not come to free them
 
     def _valid(self, words: np.ndarray) -> np.ndarray:
         """Return which ways are of this generation and of the learned range."""
-        current = words >> np.uint64(32) == np.uint64(self.datapath.generation)
-        return current & ((words & self._mask) >= np.uint64(self.datapath.learned_base))
+        return self._current(words) & ((words & self._mask) >= np.uint64(self.datapath.learned_base))
+
+    def _current(self, words: np.ndarray) -> np.ndarray:
+        return (words & GENERATION_BITS) >> np.uint64(32) == np.uint64(self.datapath.generation)
 
     def used(self) -> tuple[int, int]:
         """Return how many entries each family's cache holds, the operator's destinations among them."""
-        now = np.uint64(self.datapath.generation)
-        return tuple(  # type: ignore[return-value]
-            int(np.count_nonzero(cache["ways"] >> np.uint64(32) == now)) for cache in (self._cache4, self._cache6)
-        )
+        used4, used6 = (int(np.count_nonzero(self._current(words))) for words in (self._words4, self._words6))
+        return used4, used6
 
     def count(self) -> int:
         """Return how many learned destinations are cached."""
-        return sum(int(np.count_nonzero(self._valid(c["ways"]))) for c in (self._cache4, self._cache6))
+        return sum(int(np.count_nonzero(self._valid(words))) for words in (self._words4, self._words6))
 
     def entries(self) -> Iterator[Learned]:
         """Yield the cached learned destinations of this generation, IPv4 first."""
-        ways = self._cache4["ways"].copy()
-        buckets, columns = np.nonzero(self._valid(ways))
-        words = ways[buckets, columns]
+        words = self._words4.copy()
+        buckets, columns = np.nonzero(self._valid(words))
+        words = words[buckets, columns]
         mask = int(self._mask)
-        mixed = (words & np.uint64(0xFFFFFFFF & ~mask)).astype(np.uint32) | buckets.astype(np.uint32)
-        for octets, word in zip(self.datapath.unmix4(mixed), words, strict=True):
+        for octets, word in zip(self.datapath.unmix4(self._mixed4(words, buckets)), words, strict=True):
             yield Learned(str(IPv4Address(int(octets).to_bytes(4, "little"))), int(word) & mask)
-        ways = self._cache6["ways"].copy()
-        buckets, columns = np.nonzero(self._valid(ways))
+        words = self._words6.copy()
+        buckets, columns = np.nonzero(self._valid(words))
         for bucket, column in zip(buckets.tolist(), columns.tolist(), strict=True):
-            address = self._cache6["addresses"][bucket, column].tobytes()
-            if self._cache6["ways"][bucket, column] == ways[bucket, column]:
-                yield Learned(str(IPv6Address(address)), int(ways[bucket, column]) & mask)
+            address = self._ways6[bucket, column]["address"].tobytes()
+            if self._words6[bucket, column] == words[bucket, column]:
+                yield Learned(str(IPv6Address(address)), int(words[bucket, column]) & mask)
+
+    def _mixed4(self, words: np.ndarray, buckets: np.ndarray) -> np.ndarray:
+        """Return the hashes of cached IPv4 addresses: what their words have of them, and the bucket meant for each."""
+        mask = np.uint32(self._mask)
+        tags, buckets = words.astype(np.uint32) & ~mask, buckets.astype(np.uint32)
+        displaced = words > GENERATION_BITS
+        # as other_bucket() of bpf/lib/cache.h, which is its own inverse
+        meant = np.where(displaced, (buckets ^ (tags >> np.uint32(15) | np.uint32(1))) & mask, buckets)
+        return tags | meant
 
     def entries_by_id(self) -> Counter[int]:
         """Return how many cached destinations each learned adjacency has."""
         ids: Counter[int] = Counter()
-        for cache in (self._cache4, self._cache6):
-            ways = cache["ways"]
-            found, counts = np.unique((ways[self._valid(ways)] & self._mask), return_counts=True)
+        for words in (self._words4, self._words6):
+            found, counts = np.unique((words[self._valid(words)] & self._mask), return_counts=True)
             ids.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         return ids
 

@@ -4,31 +4,39 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hopline.config import NextHop
+from hopline.daemon.compare import Matched, found_together
 from hopline.daemon.datapath import TABLES, Datapath
 from hopline.daemon.execute import execute
 from hopline.daemon.fingerprint import Expected
 from hopline.daemon.hops import Draft, Hops
 from hopline.daemon.plan import DropEntries, PutEntries, Step, Tables, plan
 from hopline.errors import Refused
-from hopline.features.forward import Adjacency, Facts, covering, recovered_next_hop, resolve, table_of
+from hopline.features.forward import Adjacency, Facts, covering, recovered_next_hop, resolve, table_of, word_mac
 from hopline.intent import Delta
 
 log = logging.getLogger("hopline")
+
+T = TypeVar("T")
 
 RETIREMENT_S = 1.0  # far more than a program runs for
 
 
 class OperatorTables:
-    """Destination → adjacency id, next hop ↔ id, and the adjacencies' contents; all changes go through the plan."""
+    """Destination → next hop, next hop ↔ adjacency id, and adjacencies' contents; all changes go through the plan."""
 
     def __init__(self, datapath: Datapath, facts: Facts) -> None:
         self.datapath = datapath
         self.facts = facts
-        self.entries: dict[str, int] = {}
+        self.entries: dict[str, NextHop] = {}
         self.hops = Hops(datapath.ids.ADJACENCY_ID_FIRST, datapath.learned_base)
         self.expected = Expected()
         self._counts: Counter[str] = Counter()  # entries of each table
@@ -50,27 +58,57 @@ class OperatorTables:
         return found
 
     def reconcile(self, wanted: Mapping[str, NextHop]) -> list[Step]:
-        """Make the kernel's tables say what the intent says; return the steps it took, none where they agreed."""
-        kernel = self.datapath.read_entries()
-        for to, hop in wanted.items():
-            if to in kernel:
-                self.hops.adopt(hop, kernel[to])
-        retiring = self._held("RETIRING")
-        self.hops.settle({*kernel.values(), *self._held("READY", "UNRESOLVED", "NO_DEVICE"), *retiring})
-        draft = Draft(self.hops)
-        entries = {to: draft.use(hop) for to, hop in wanted.items()}
-        contents = {id: resolve(hop, self.facts) for hop, id in {**self.hops.ids, **draft.new}.items()}
+        """Make the kernel's tables say what the intent says; return the steps it took, none where they agreed.
+
+        A dict is kept as it is and belongs to the tables from now on: it may be large.
+        """
+        shared = {id(hop): hop for hop in wanted.values()}  # few, where a million entries share them
+        hops, place = list(shared.values()), {number: place for place, number in enumerate(shared)}
+        tables = self.datapath.match(wanted)
+        places = [
+            np.fromiter(map(place.__getitem__, map(id, _values(wanted, match.destinations))), np.int64)
+            for match in tables
+        ]
+        resolved = [resolve(hop, self.facts) for hop in hops]
         held = self._held("READY", "UNRESOLVED", "NO_DEVICE")
-        have = Tables(kernel, {id: a for id in held if (a := self.datapath.read_adjacency(id))})
-        steps = plan(have, Tables(entries, contents), self._room_beside(kernel, TABLES))
-        execute(steps, self.datapath)
+        have = {known: a for known in held if (a := self.datapath.read_adjacency(known))}
+        pairs = found_together(tables, places)
+        # first where the adjacency is that next hop's: a change that was cut short left entries with that of another
+        for which, known in sorted(pairs, key=lambda pair: not _alike(resolved[pair[0]], have.get(pair[1]))):
+            self.hops.adopt(hops[which], known)
+        retiring = self._held("RETIRING")
+        in_kernel = {known for match in tables for known in np.unique(match.ids).tolist()}
+        self.hops.settle(in_kernel | held | retiring)
+        draft = Draft(self.hops)
+        entries = np.bincount(np.concatenate(places), minlength=len(hops)).tolist()
+        ids = [draft.use(hop, count) for hop, count in zip(hops, entries, strict=True)]
+        contents = dict(zip(ids, resolved, strict=True))
+        steps = self._agree(tables, [np.array(ids, np.int64)[each] for each in places], have, contents)
         draft.commit()
         self.expected.forget()
-        self._counts = Counter(map(table_of, entries))
-        self.entries = entries
+        self._counts = Counter({match.table: len(match.destinations) for match in tables})
+        self.entries = wanted if isinstance(wanted, dict) else dict(wanted)
         self.hops.contents = contents
-        gone = set(have.adjacencies) - set(contents)
-        self._retire([*gone, *retiring])
+        self._retire([*(have.keys() - contents.keys()), *retiring])
+        return steps
+
+    def _agree(
+        self,
+        tables: Sequence[Matched],
+        ids: Sequence[NDArray[np.int64]],
+        have: Mapping[int, Adjacency],
+        want: Mapping[int, Adjacency],
+    ) -> list[Step]:
+        """Carry out what differs of tables, whose wanted entries are to have `ids`, and of adjacencies."""
+        before: dict[str, int] = {}
+        after: dict[str, int] = {}
+        for match, wanted in zip(tables, ids, strict=True):
+            found, right = match.differing(wanted)
+            before |= found
+            after |= right
+        room = {match.table: self.datapath.maps[match.table].max_entries - len(match.keys) for match in tables}
+        steps = plan(Tables(before, have), Tables(after, want), room)
+        execute(steps, self.datapath)
         return steps
 
     def _held(self, *states: str) -> set[int]:
@@ -83,21 +121,19 @@ class OperatorTables:
 
     def repair_entries(self) -> int:
         """Make the kernel's entries the operator's again; return how many were not. Called where changes are made."""
-        wanted, found = self.expected.of(self.entries), self.datapath.fingerprints()
+        wanted, found = self.expected.of(lambda: self.ids(self.entries)), self.datapath.fingerprints()
         strange = {table for table in TABLES if wanted.get(table, 0) != found[table]}
         if not strange:
             return 0
-        have = Tables(self.datapath.read_entries(strange))
-        want = Tables({to: id for to, id in self.entries.items() if table_of(to) in strange})
-        steps = plan(have, want, self._room_beside(have.entries, strange))
-        execute(steps, self.datapath)
+        tables = self.datapath.match((to for to in self.entries if table_of(to) in strange), strange)
+        id_of = self._id_of(self.entries)
+        ids = [
+            np.fromiter(map(id_of.__getitem__, map(id, _values(self.entries, match.destinations))), np.int64)
+            for match in tables
+        ]
+        steps = self._agree(tables, ids, {}, {})
         return sum(len(step.before) if isinstance(step, DropEntries) else len(step.after)
                    for step in steps if isinstance(step, DropEntries | PutEntries))  # fmt: skip
-
-    def _room_beside(self, entries: Iterable[str], tables: Iterable[str]) -> dict[str, int]:
-        """Return how many entries tables could take besides those that the kernel was found to have."""
-        found = Counter(map(table_of, entries))
-        return {table: self.datapath.maps[table].max_entries - found[table] for table in tables}
 
     def repair_adjacencies(self) -> int:
         """Make the adjacencies of the operator's next hops what they should be; return how many were not."""
@@ -129,9 +165,16 @@ class OperatorTables:
         """Return how many entries each table could still take."""
         return {table: self.datapath.maps[table].max_entries - self._counts[table] for table in TABLES}
 
-    def commit(
-        self, draft: Draft, before: Mapping[str, int], want: Tables, gone: Iterable[int], steps: Iterable[Step]
-    ) -> None:
+    def _id_of(self, entries: Mapping[str, NextHop]) -> dict[int, int]:
+        """Return the adjacency ids of entries' next hops, by the id() of those, which are few."""
+        return {place: self.hops.ids[hop] for place, hop in {id(hop): hop for hop in entries.values()}.items()}
+
+    def ids(self, entries: Mapping[str, NextHop]) -> dict[str, int]:
+        """Return the adjacency id of each of some entries."""
+        id_of = self._id_of(entries)
+        return dict(zip(entries, map(id_of.__getitem__, map(id, entries.values())), strict=True))
+
+    def commit(self, draft: Draft, delta: Delta, have: Tables, want: Tables, steps: Iterable[Step]) -> None:
         """The kernel holds what was drafted, and it is durable: it is the truth from now on."""
         for step in steps:
             if isinstance(step, PutEntries):
@@ -141,12 +184,12 @@ class OperatorTables:
         with self._lock:
             draft.commit()
             self.hops.contents.update(want.adjacencies)
-            for to in before:
-                if to not in want.entries:
+            for to in delta.before:
+                if to not in delta.after:
                     del self.entries[to]
-            self.entries.update(want.entries)
-            self.expected.commit(before, want.entries)
-            self._retire(gone)
+            self.entries.update(delta.after)
+            self.expected.commit(have.entries, want.entries)
+            self._retire(have.adjacencies)
         # the host may have changed while the new next hops were nobody's yet
         self.refresh(draft.new)
 
@@ -162,7 +205,7 @@ class OperatorTables:
 
     def wanted(self) -> Mapping[str, NextHop]:
         """Return a view of the entries: destination → next hop. Good for as long as changes wait."""
-        return _Entries(self.entries, self.hops.hops)
+        return self.entries
 
     def refresh(self, hops: Iterable[NextHop] | None = None) -> bool:
         """Resolve next hops anew (all, unless told which) and write what changed; return whether anything did."""
@@ -185,14 +228,15 @@ class OperatorTables:
     def entry(self, to: str) -> tuple[str, NextHop, Adjacency] | None:
         """Return one entry as `snapshot` has it, None where there is none to this destination."""
         with self._lock:
-            id = self.entries.get(to)
-            return None if id is None else (to, self.hops.hops[id], self.hops.contents[id])
+            hop = self.entries.get(to)
+            return None if hop is None else (to, hop, self.hops.contents[self.hops.ids[hop]])
 
-    def snapshot(self) -> list[tuple[str, NextHop, Adjacency]]:
-        """Return (destination, next hop, what its adjacency holds) of every entry, as of one moment."""
+    def snapshot(self, limit: int | None = None) -> list[tuple[str, NextHop, Adjacency]]:
+        """Return (destination, next hop, what its adjacency holds) of entries, `limit` at most, as of one moment."""
         with self._lock:
-            hops, contents = self.hops.hops, self.hops.contents
-            return [(to, hops[id], contents[id]) for to, id in self.entries.items()]
+            entries = self.entries if limit is None else dict(islice(self.entries.items(), limit))
+            contents = {place: self.hops.contents[known] for place, known in self._id_of(entries).items()}
+            return [(to, hop, contents[id(hop)]) for to, hop in entries.items()]
 
     def following(self, addresses: set[str]) -> list[NextHop]:
         """Return the next hops whose MAC is followed through one of these neighbours."""
@@ -228,51 +272,56 @@ class ForwardDraft:
 
     def __init__(self, tables: OperatorTables, delta: Delta, reach: Mapping[str, str]) -> None:
         self._tables = tables
+        self._delta = delta
         self._draft = Draft(tables.hops)
         self._gone: list[int] = []
         try:
-            self._before = {to: tables.entries[to] for to in delta.before}
-            for id in self._before.values():
-                self._draft.leave(id)
-            entries = {to: self._draft.use(hop) for to, hop in delta.after.items()}
+            before = tables.ids(delta.before)
+            for known, entries in Counter(before.values()).items():
+                self._draft.leave(known, entries)
+            after = self._drafted(delta.after)
         except BaseException:
             self.abandon()
             raise
         self._gone = self._draft.gone()
         contents = tables.hops.contents
-        self.have = Tables(self._before, {id: contents[id] for id in self._gone})
+        self.have = Tables(before, {id: contents[id] for id in self._gone})
         self._reach = reach
         facts = replace(tables.facts, reach={**tables.facts.reach, **reach})
         fresh = {id: resolve(hop, facts) for hop, id in self._draft.new.items()}
-        self.want = Tables(entries, fresh)
+        self.want = Tables(after, fresh)
+
+    def _drafted(self, entries: Mapping[str, NextHop]) -> dict[str, int]:
+        """Return the ids that entries are to have; their next hops are few."""
+        hops = {id(hop): hop for hop in entries.values()}
+        id_of = {
+            place: self._draft.use(hops[place], count) for place, count in Counter(map(id, entries.values())).items()
+        }
+        return dict(zip(entries, map(id_of.__getitem__, map(id, entries.values())), strict=True))
 
     def commit(self, steps: Iterable[Step]) -> None:
         """It is in the kernel, by these steps, and durable."""
         # before anything is resolved anew, which would find that nothing reaches the new ones
         facts = self._tables.facts
         facts.reach = {**facts.reach, **self._reach}
-        self._tables.commit(self._draft, self._before, self.want, self._gone, steps)
+        self._tables.commit(self._draft, self._delta, self.have, self.want, steps)
 
     def abandon(self) -> None:
         """It was undone, or never begun."""
         self._tables.abandon(self._draft, self._gone)
 
 
-class _Entries(Mapping[str, NextHop]):
-    """The entries with their next hops, without a copy of a million."""
+def _alike(wanted: Adjacency, found: Adjacency | None) -> bool:
+    """Whether an adjacency is to the same neighbour by the same device, whatever else has become of it."""
+    if found is None or (wanted.family, wanted.next_hop, wanted.ifindex) != (
+        found.family,
+        found.next_hop,
+        found.ifindex,
+    ):
+        return False
+    return bool(wanted.family) or word_mac(wanted.destination) == word_mac(found.destination)
 
-    def __init__(self, entries: Mapping[str, int], hops: Mapping[int, NextHop]) -> None:
-        self._entries = entries
-        self._hops = hops
 
-    def __getitem__(self, to: str) -> NextHop:
-        return self._hops[self._entries[to]]
-
-    def __contains__(self, to: object) -> bool:
-        return to in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+def _values(entries: Mapping[str, T], destinations: Sequence[str]) -> Iterable[T]:
+    """Return the values of some of the entries, in the order of both."""
+    return entries.values() if len(entries) == len(destinations) else map(entries.__getitem__, destinations)

@@ -5,12 +5,12 @@ generation is bumped after the entries have changed, and an adjacency is retired
 attached when the entries are there. What takes something away comes after all that may fail: packets would miss it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hopline.config import Interface
-from hopline.features.forward import Adjacency, table_of
+from hopline.features.forward import Adjacency, by_table
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -95,6 +95,18 @@ def _joined(one: Mapping[K, V], other: Mapping[K, V]) -> Mapping[K, V]:
     return {**one, **other} if one and other else one or other
 
 
+def _part(entries: Mapping[str, int], some: Sequence[str]) -> Mapping[str, int]:
+    # a million entries are not copied where all of them are meant
+    return entries if len(some) == len(entries) else {to: entries[to] for to in some}
+
+
+def _in_tables(entries: Mapping[str, int]) -> dict[str, Mapping[str, int]]:
+    tables = by_table(entries)
+    if len(tables) == 1:
+        return dict.fromkeys(tables, entries)
+    return {table: {to: entries[to] for to in some} for table, some in tables.items()}
+
+
 def plan(have: Tables, want: Tables, room: Mapping[str, int] | None = None) -> list[Step]:
     """Return the steps that turn `have` into `want`; what is already so is not repeated.
 
@@ -105,18 +117,10 @@ def plan(have: Tables, want: Tables, room: Mapping[str, int] | None = None) -> l
         for id, after in want.adjacencies.items()
         if have.adjacencies.get(id) != after
     ]
-    puts: dict[str, dict[str, int]] = {}
-    for to, id in want.entries.items():
-        if have.entries.get(to) != id:
-            puts.setdefault(table_of(to), {})[to] = id
-    drops: dict[str, dict[str, int]] = {}
-    for to, id in have.entries.items():
-        if to not in want.entries:
-            drops.setdefault(table_of(to), {})[to] = id
-    put = [
-        PutEntries(table, after, {to: have.entries[to] for to in after if to in have.entries})
-        for table, after in puts.items()
-    ]
+    fresh = _part(want.entries, [to for to, id in want.entries.items() if have.entries.get(to) != id])
+    drops = _in_tables(_part(have.entries, [to for to in have.entries if to not in want.entries]))
+    old = _in_tables(_part(have.entries, [to for to in have.entries if to in fresh]))
+    put = [PutEntries(table, after, old.get(table, {})) for table, after in _in_tables(fresh).items()]
     full = {step.table for step in put if room and len(step.after) - len(step.before) > room[step.table]}
     steps = [*writes, *(DropEntries(table, before) for table, before in drops.items() if table in full), *put]
     if put:

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from hopline.config import Forward, Interface, Mode, Origin
+from hopline.explain import Batch, Explanation, Question, Tallied
 from hopline.intent import Wanted
 
 
@@ -225,6 +226,14 @@ class ServiceProtocol(Protocol):
 
     async def forward_get(self, address: str, in_dev: str | None) -> ForwardAnswer:
         """Ask the shipped program about a packet to `address` that came in by `in_dev` (None: any interface)."""
+        ...
+
+    async def explain(self, question: Question) -> Explanation:
+        """Ask the shipped program about one packet; NotFound if `in_dev` is no interface of Hopline's."""
+        ...
+
+    async def explain_batch(self, batch: Batch) -> Tallied:
+        """Ask the shipped program about many packets that come in by one interface."""
         ...
 
     async def forward_flush(self) -> int:

@@ -84,11 +84,11 @@ class Readout:
         link = self.surroundings.watch.links.get(index)
         return link.name if link else None
 
-    def operator_rows(self) -> Iterator[ForwardRow]:
-        """Yield the operator's entries."""
+    def operator_rows(self, limit: int | None = None) -> Iterator[ForwardRow]:
+        """Yield the operator's entries, `limit` at most."""
         takes: dict[int, bool] = {}
         made: dict[tuple[int, int], ForwardRow] = {}
-        for to, hop, adjacency in self.tables.snapshot():
+        for to, hop, adjacency in self.tables.snapshot(limit):
             index = adjacency.ifindex
             if index not in takes:
                 takes[index] = self.attachments.takes_redirects(index)
@@ -137,10 +137,10 @@ class Readout:
                 fresh="yes",
             )
 
-    def rows(self, origin: Origin | None) -> Iterator[ForwardRow]:
-        """Yield entries of one origin, or of both, the operator's first."""
+    def rows(self, origin: Origin | None, limit: int | None = None) -> Iterator[ForwardRow]:
+        """Yield entries of one origin, or of both, the operator's first, of which there are `limit` at most."""
         if origin != "learned":
-            yield from self.operator_rows()
+            yield from self.operator_rows(limit)
         if origin != "operator":
             yield from self.learned_rows()
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from hopline import __version__
 from hopline.config import Forward, Interface, Mode, NextHop, Origin
-from hopline.daemon.ask import Asker
 from hopline.daemon.asker import NOBODY
 from hopline.daemon.attachments import Attachments
 from hopline.daemon.changes import Changes
 from hopline.daemon.datapath import Datapath
+from hopline.daemon.explain import Explainer
 from hopline.daemon.interfaces import Interfaces
 from hopline.daemon.learned import LearnedTable
 from hopline.daemon.meters import Meters
@@ -40,6 +40,7 @@ from hopline.daemon.repair import Repair
 from hopline.daemon.surroundings import Surroundings
 from hopline.daemon.upkeep import Upkeep
 from hopline.errors import HoplineError, NotFound, Refused
+from hopline.explain import Batch, Explanation, Question, Tallied
 from hopline.features.forward import Facts
 from hopline.intent import Change, Delta, Wanted, difference, one_entry
 from hopline.kernel import netns
@@ -70,7 +71,7 @@ class Service:
         self.surroundings = Surroundings(self.datapath, self.attachments, self.tables)
         self.kept_interfaces = Interfaces(self.attachments, self.surroundings)
         self.readout = Readout(self.attachments, self.tables, self.learned, self.surroundings)
-        self.asker = Asker(self.attachments, self.tables, self.surroundings)
+        self.explainer = Explainer(self.attachments, self.tables, self.surroundings, self.kept_interfaces)
         self.changes = Changes(
             self.store, self.datapath, self.tables, self.kept_interfaces, self.surroundings, self.meters
         )
@@ -165,6 +166,7 @@ class Service:
         if not self.detached.is_set():
             self.datapath.drop_lease()
         self.changes.close()
+        self.explainer.close()
         self.store.close()
         self.datapath.close()
 
@@ -341,7 +343,11 @@ class Service:
         """Return entries, of both origins unless told; at most `limit`."""
         if to is not None and origin != "learned" and (entry := self.tables.entry(to)) is not None:
             return [self.readout.operator_row(*entry)]
-        rows = (row for row in self.readout.rows(origin) if to is None or row.to == to)
+        if to is not None:
+            if origin == "operator":
+                return []
+            origin, limit = "learned", None
+        rows = (row for row in self.readout.rows(origin, limit) if to is None or row.to == to)
         # in a thread: a million rows take seconds, and the event loop has a lease to keep
         return await asyncio.to_thread(lambda: list(islice(rows, limit)))
 
@@ -351,23 +357,15 @@ class Service:
 
     async def forward_get(self, address: str, in_dev: str | None) -> ForwardAnswer:
         """Ask the shipped program about a packet to `address`; it comes in where it would not go out again."""
-        async with self.changes.lock:
-            if in_dev is not None:
-                self.kept_interfaces.named(in_dev)
-            answer: ForwardAnswer | None = None
-            for index, attachment in list(self.attachments.by_index.items()):
-                link = self.surroundings.watch.links.get(index)
-                if link is not None and in_dev in (None, link.name):
-                    # in a thread: the first question loads a program, and the event loop has events to follow
-                    answer = await asyncio.to_thread(self.asker.answer, address, link.name, attachment)
-                    if in_dev is not None or answer.dev != link.name:
-                        break
-        if answer is not None:
-            return answer
-        why = ["no interface is attached: `hopline interface add DEV`"]
-        if in_dev is not None:
-            why = [f"{in_dev} is not attached: {self.kept_interfaces.problems.get(in_dev, 'it does not exist')}"]
-        return ForwardAnswer(address=address, verdict="NOT_ATTACHED", why=why)
+        return await self.explainer.forward_get(address, in_dev)
+
+    async def explain(self, question: Question) -> Explanation:
+        """Ask the shipped program about one packet."""
+        return await self.explainer.explain(question)
+
+    async def explain_batch(self, batch: Batch) -> Tallied:
+        """Ask the shipped program about many packets."""
+        return await self.explainer.tally(batch)
 
     async def forward_flush(self) -> int:
         """Forget the learned entries; return how many were in use."""

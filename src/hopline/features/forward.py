@@ -5,9 +5,10 @@ follows from what the operator wrote (device and MACs, or `via`), so when a neig
 adjacency's contents do, however many entries share it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
+from itertools import repeat
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from hopline.config import NextHop
@@ -115,6 +116,29 @@ def key_of(to: str) -> bytes:
     return inet_pton(AF_INET6 if ":" in to else AF_INET, to)
 
 
+def keys_of(destinations: Collection[str]) -> bytes:
+    """Return the keys of destinations that belong to one map, one after the other."""
+    first = next(iter(destinations), "")
+    if "/" in first:
+        return b"".join(map(trie_key, destinations))
+    # without a step of Python's own: a quarter of the time, for a million
+    return b"".join(map(inet_pton, repeat(AF_INET6 if ":" in first else AF_INET), destinations))
+
+
+def by_table(destinations: Iterable[str]) -> dict[str, list[str]]:
+    """Return canonical destinations by the name of the map that they belong to, in their order."""
+    together = list(destinations)
+    if not together:
+        return {}
+    text = "\n".join(together)
+    if "/" not in text and (":" not in text or "." not in text):
+        return {table_of(together[0]): together}  # addresses of one family, as most of a million are
+    tables: dict[str, list[str]] = {}
+    for to in together:
+        tables.setdefault(table_of(to), []).append(to)
+    return tables
+
+
 def trie_key(to: str) -> bytes:
     """Return the key of an address or a prefix in a trie: its length in bits, then the address."""
     address, slash, length = to.partition("/")
@@ -131,7 +155,7 @@ def destination_of(table: str, key: bytes) -> str:
     return address if table.startswith("forward_exact") else f"{address}/{int.from_bytes(key[:4], 'little')}"
 
 
-def covering(address: str, destinations: Mapping[str, int]) -> str | None:
+def covering(address: str, destinations: Container[str]) -> str | None:
     """Return the most specific of the operator's destinations that covers an address, None where none does."""
     if address in destinations:
         return address

@@ -18,7 +18,7 @@ from hopline.kernel import Layout, Map
 from hopline.kernel.codec import ARRAYS, DEVMAP, DEVMAP_HASH
 
 # of a daemon or a lease that is over, or made afresh with the maps: words of `state`
-FRESH_STATE = ("mix_add", "mix_multiply", "lease_deadline", "lease_jiffies", "jiffies", "local_bloom")
+FRESH_STATE = ("generation", "mix_add", "mix_multiply", "lease_deadline", "lease_jiffies", "jiffies", "local_bloom")
 # one row an adjacency; learned ones are learned again
 ADJACENCY_ROWS = ("adjacencies", "next_hop_count")
 FILLERS = ("spare", "reserved")

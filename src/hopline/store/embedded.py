@@ -18,8 +18,10 @@ from hopline.daemon.protocol import HistoryRow
 from hopline.errors import NotFound, Refused
 from hopline.intent import Change, Wanted
 from hopline.store import history, place, schema
+from hopline.store.fold import folded, in_order
+from hopline.store.rows import Astray, Undecodable
 from hopline.store.schema import Content, Damaged, Pending, State
-from hopline.store.tables import Astray, Undecodable, folded, in_order, write_all
+from hopline.store.tables import write_all
 
 _TODO = "start again, which sets a damaged file aside"
 

@@ -9,7 +9,8 @@ import msgspec
 
 from hopline.daemon.protocol import Counts, HistoryRow
 from hopline.intent import Change, Delta
-from hopline.store.tables import Table, Tail, Undecodable, tables
+from hopline.store.rows import Tail, Undecodable
+from hopline.store.tables import Table, tables
 
 KEPT = 50  # changes
 MOST_TEXT = 200  # characters of who and of what: a row without its inverse fits in one page
@@ -93,7 +94,7 @@ def _delta(table: Table, content: _Packed) -> Delta:
     known: dict[int, Any] = {}
 
     def entries(side: _Side) -> dict[str, Any]:
-        if not table.shared:
+        if not table.noun.shared:
             return {key: table.value(key, tails[at]) for key, at in zip(side.keys, side.places, strict=True)}
         for at, key in dict(zip(side.places, side.keys, strict=True)).items():
             known.setdefault(at, table.value(key, tails[at]))

@@ -1,6 +1,6 @@
 """The file: made whole, checked before it is trusted, brought up to the present schema in one transaction.
 
-Schema 1 had the tables of the nouns; 2 adds `state`, one row, and `history`.
+Schema 1 had the tables of the nouns; 2 adds `state`, one row, and `history`; 3 has what forwards share once, by number.
 """
 
 import os
@@ -13,17 +13,18 @@ import msgspec
 
 from hopline.daemon.protocol import HistoryRow
 from hopline.errors import Refused
-from hopline.intent import Wanted
+from hopline.intent import NOUNS, Change, Delta, Wanted
 from hopline.store import history
 from hopline.store.place import FILE, sync
-from hopline.store.tables import Undecodable, tables
+from hopline.store.rows import Undecodable
+from hopline.store.tables import Table, tables, write_all
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LOG_PAGES = 1000  # after which SQLite copies the log back into the file at the end of a write; its own default
 APPLICATION_ID = 0x484F504C  # "HOPL", at offset 68 of the file (sqlite.org/fileformat.html)
 
 # `entries` counts what the tables hold, so that a table that lost some is found out
-_STATE = """CREATE TABLE state (
+_STATE = """CREATE TABLE IF NOT EXISTS state (
     one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL, entries TEXT NOT NULL,
     pending INTEGER, confirm_by REAL
 ) STRICT"""
@@ -136,7 +137,9 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
     ((verdict, *_),) = connection.execute("PRAGMA quick_check(1)").fetchall()
     if verdict != "ok":
         raise Damaged(" ".join(str(verdict).lower().split()))
-    needed = {*tables(), "state", "history"} if version == SCHEMA_VERSION else {"interface", "forward"}
+    needed = {"interface", "forward"} if version == 1 else {*tables(), "state", "history"}
+    if version == SCHEMA_VERSION:
+        needed.update(*(table.names for table in tables().values()))
     found = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if needed - found:
         raise Damaged(f"no table {min(needed - found)}")
@@ -144,17 +147,9 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _content(connection: sqlite3.Connection, version: int) -> Content:
-    if version < SCHEMA_VERSION:
-        connection.execute("BEGIN IMMEDIATE")
-        wanted = _entries_of(connection, version)
-        _upgrade(connection, State(0, {name: len(entries) for name, entries in wanted.entries.items()}))
-        connection.execute("COMMIT")
-    else:
-        wanted = read_wanted(connection)
+    wanted = read_wanted(connection) if version == SCHEMA_VERSION else _brought_up(connection, version)
     state = _state(connection)
-    for name in tables():
-        if (held := len(wanted.of(name))) != state.entries.get(name, 0):
-            raise Damaged(f"it holds {held} entries of {name} and says {state.entries.get(name, 0)}")
+    _check_counts(wanted, state)
     forgotten = history.forget_damaged(connection)
     rows = history.read_rows(connection, state.pending.revision if state.pending else None)
     numbers = [row.number for row in rows]
@@ -166,17 +161,37 @@ def _content(connection: sqlite3.Connection, version: int) -> Content:
     return Content(wanted, state, rows, damage)
 
 
-def _entries_of(connection: sqlite3.Connection, version: int) -> Wanted:
-    """Return the entries of an older schema: nouns that came later have none."""
-    del version  # so far all tables of entries are as they were
+def _brought_up(connection: sqlite3.Connection, version: int) -> Wanted:
+    """Bring an older schema up to the present one, in one transaction; return its entries."""
+    connection.execute("BEGIN IMMEDIATE")
+    # up to schema 2 each entry was a row of its own, with all that it says; nouns that came later have none
     present = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    return Wanted({name: table.rows(connection) for name, table in tables().items() if name in present})
+    wanted = Wanted({noun.name: Table(noun).rows(connection) for noun in NOUNS if noun.name in present})
+    for noun in NOUNS:
+        if noun.shared and noun.name in present:
+            connection.execute(f'DROP TABLE "{noun.name}"')
+    state = State(0, {name: len(entries) for name, entries in wanted.entries.items()})
+    if version > 1:
+        state = _state(connection)
+        _check_counts(wanted, state)  # before anything is changed of a file that may be set aside
+    _upgrade(connection, state)
+    changed = {noun.name: Delta(after=wanted.of(noun.name)) for noun in NOUNS if noun.shared}
+    write_all(connection, Change(changed))
+    connection.execute("COMMIT")
+    return wanted
+
+
+def _check_counts(wanted: Wanted, state: State) -> None:
+    for name in tables():
+        if (held := len(wanted.of(name))) != state.entries.get(name, 0):
+            raise Damaged(f"it holds {held} entries of {name} and says {state.entries.get(name, 0)}")
 
 
 def _upgrade(connection: sqlite3.Connection, state: State) -> None:
     """Make the tables that are missing, within the caller's transaction."""
     for table in tables().values():
-        connection.execute(table.create)
+        for statement in table.create:
+            connection.execute(statement)
     connection.execute(_STATE)
     connection.execute(history.CREATE)
     set_state(connection, state)

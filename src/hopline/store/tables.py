@@ -1,79 +1,40 @@
-"""How a noun lies in the file: a table of its name, a column for each field of an entry, the key first.
+"""How a noun lies in the file: a table of its name, a row for each entry, the key first.
 
-The tables follow from `hopline.intent.NOUNS`; nothing here knows one noun from another.
+Where many keys share a value, as a million destinations do a few next hops, a second table has each value once, with
+how many entries have it, and the first has its number. The tables follow from `hopline.intent.NOUNS`; nothing here
+knows one noun from another.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
-from itertools import chain, islice
-from operator import add
 from typing import Any
 
 import msgspec
-import msgspec.inspect as shapes
 
 from hopline.errors import InvalidInput
 from hopline.intent import NOUNS, Change, Delta, Noun
-
-Tail = tuple[object, ...]  # a row but for its key
-
-_AT_ONCE = 16  # rows a statement: two thirds of the time of one
-
-_PLAIN: dict[type[shapes.Type], str] = {
-    shapes.StrType: "TEXT",
-    shapes.LiteralType: "TEXT",
-    shapes.BoolType: "INTEGER",
-    shapes.IntType: "INTEGER",
-}
-
-
-class Astray(Exception):
-    """A change does not start from what is stored."""
-
-
-class Undecodable(Exception):
-    """A row does not say what Hopline could have written; the text names it."""
+from hopline.store.rows import Rows, Tail, Undecodable, column
 
 
 class Table:
-    """The statements and the rows of one noun."""
+    """One noun, each of whose entries is a row of its own."""
 
     def __init__(self, noun: Noun) -> None:
         self.noun = noun
-        names = noun.kind.__struct_fields__
-        if names[0] != noun.key:
+        key, *rest = noun.kind.__struct_fields__
+        if key != noun.key:
             raise TypeError(f"{noun.kind.__name__}: the key {noun.key} is to be its first field")
-        table, key, *rest = (f'"{name}"' for name in (noun.name, *names))
-        columns = ", ".join([f"{key} TEXT PRIMARY KEY", *(_column(noun.kind, name) for name in names[1:])])
-        # IS also finds NULL: only the very row that is said to be there is changed
-        same = " AND ".join([f"{key} = ?", *(f"{name} IS ?" for name in rest)])
-        self.create = f"CREATE TABLE IF NOT EXISTS {table} ({columns}) STRICT, WITHOUT ROWID"
-        self._select = f"SELECT {', '.join([key, *rest])} FROM {table}"
-        row = f"({', '.join('?' * len(names))})"
-        self._insert = f"INSERT INTO {table} VALUES {row}"
-        self._insert_many = f"INSERT INTO {table} VALUES {', '.join([row] * _AT_ONCE)}"
-        self._update = f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in rest)} WHERE {same}"
-        self._delete = f"DELETE FROM {table} WHERE {same}"
-        # a value without the key in it says the same of many keys, and is one object for them all
-        self.shared = noun.key not in noun.value.__struct_fields__
+        self._columns = [column(noun.kind, name) for name in rest]
+        self._fields = [f'"{name}"' for name in rest]
+        self._rows = Rows(noun.name, f'"{noun.key}"', self._columns, self._fields)
+        self.names: tuple[str, ...] = (noun.name,)  # of its tables in the file
+        self.create: tuple[str, ...] = (self._rows.create,)
 
     def rows(self, connection: sqlite3.Connection) -> dict[str, Any]:
         """Read all entries, in key order; Undecodable names the first row that cannot be one."""
-        key, value, found = "", self.values(), {}
-        # the driver has no number for text that is no UTF-8, and reports it like a disk that fails
-        try:
-            for row in connection.execute(self._select):
-                key = row[0]
-                found[key] = value(key, row[1:])
-        except sqlite3.OperationalError as error:
-            if getattr(error, "sqlite_errorcode", None) is None:
-                raise Undecodable(f"{self.noun.name} after {key!r}: {error}".lower()) from error
-            raise
-        return found
-
-    def values(self) -> Callable[[str, Tail], Any]:
-        """Return what makes values out of rows: a function of key and tail that raises Undecodable."""
         canonical = self.noun.canonical
         known: dict[Tail, Any] = {}
 
@@ -81,11 +42,11 @@ class Table:
             found = known.get(tail)
             if found is None or canonical(key) != key:
                 found = self.value(key, tail)
-                if self.shared:
+                if self.noun.shared:
                     known[tail] = found
             return found
 
-        return value
+        return {row[0]: value(row[0], row[1:]) for row in self._read(connection, self._rows.select)}
 
     def value(self, key: str, tail: Tail) -> Any:
         """Return what one row says of its key; Undecodable if that cannot be."""
@@ -99,113 +60,120 @@ class Table:
             raise Undecodable(f"{noun.name} {key!r}: {error}") from error
         return noun.value_of(entry)
 
-    def tails(self, entries: Mapping[str, Any]) -> dict[int, Tail]:
+    def tails(self, *several: Mapping[str, Any]) -> dict[int, Tail]:
         """Return what rows say of their keys, by the id() of the value; the values are few where they are shared."""
-        distinct = {id(value): value for value in entries.values()}
+        distinct = {id(value): value for entries in several for value in entries.values()}
         entry, fields = self.noun.entry, msgspec.structs.astuple
         return {number: fields(entry("", value))[1:] for number, value in distinct.items()}
 
     def write(self, connection: sqlite3.Connection, delta: Delta) -> None:
         """Make the change; Astray if a row that goes or changes is not as `before` has it, or a new one is there."""
-        both = delta.before.keys() & delta.after.keys()
-        removed, added = (_but(entries, both) for entries in (delta.before, delta.after))
-        self._run(connection, self._delete, self._rows(removed), len(removed))
-        if both:
-            old, new = (_but(entries, entries.keys() - both) for entries in (delta.before, delta.after))
-            tails = map(self.tails(new).__getitem__, map(id, map(new.__getitem__, old)))
-            self._run(connection, self._update, map(add, tails, self._rows(old)), len(both))
+        self._rows.write(connection, delta, self.tails(delta.before, delta.after))
+
+    def _read(self, connection: sqlite3.Connection, statement: str) -> Iterator[tuple[Any, ...]]:
+        """Yield rows; Undecodable names the last before one that is no text."""
+        last: object = ""
+        # the driver has no number for text that is no UTF-8, and reports it like a disk that fails
         try:
-            rows, whole = self._rows(added), len(added) // _AT_ONCE
-            together = (tuple(chain.from_iterable(islice(rows, _AT_ONCE))) for _ in range(whole))
-            self._run(connection, self._insert_many, together, whole * _AT_ONCE)
-            self._run(connection, self._insert, rows, len(added) % _AT_ONCE)
-        except sqlite3.IntegrityError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
-                raise
-            raise Astray(self.noun.name) from error
-
-    def _rows(self, entries: Mapping[str, Any]) -> Iterator[Tail]:
-        tails = self.tails(entries)
-        # without a step of Python's own, a million rows take a fifth of the time
-        return map(add, zip(entries), map(tails.__getitem__, map(id, entries.values())))
-
-    def _run(self, connection: sqlite3.Connection, statement: str, rows: Iterator[Tail], count: int) -> None:
-        if count and connection.executemany(statement, rows).rowcount != count:
-            raise Astray(self.noun.name)
+            for row in connection.execute(statement):
+                last = row[0]
+                yield row
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", None) is None:
+                raise Undecodable(f"{self.noun.name} after {last!r}: {error}".lower()) from error
+            raise
 
 
-def in_order(change: Change) -> Change:
-    """Return the same change with keys in order, so that pages fill one after another: 4 times as fast at a million."""
-    deltas = {}
-    for noun, delta in change.deltas.items():
-        after = sorted(delta.after)
-        before = after if delta.before.keys() == delta.after.keys() else sorted(delta.before)
-        deltas[noun] = Delta({key: delta.before[key] for key in before}, {key: delta.after[key] for key in after})
-    return Change(deltas)
+class SharedTable(Table):
+    """One noun whose values are shared: entries in a table of its name, values in another."""
 
+    def __init__(self, noun: Noun) -> None:
+        super().__init__(noun)
+        values = f"{noun.name}_value"
+        key = f'"{noun.key}"'
+        self._rows = Rows(noun.name, key, ["value INTEGER NOT NULL"], ["value"])
+        self.names = (noun.name, values)
+        self.create = (
+            self._rows.create,
+            f'CREATE TABLE IF NOT EXISTS "{values}" (number INTEGER PRIMARY KEY, entries INTEGER NOT NULL, '
+            f"{', '.join(self._columns)}) STRICT",
+            f'CREATE INDEX IF NOT EXISTS "{values}_known" ON "{values}" ({", ".join(self._fields)})',
+        )
+        same = " AND ".join(f"{name} IS ?" for name in self._fields)
+        self._find = f'SELECT number FROM "{values}" WHERE {same}'
+        self._enter = f'INSERT INTO "{values}" VALUES (NULL, 0, {", ".join("?" * len(self._fields))})'
+        self._count = f'UPDATE "{values}" SET entries = entries + ? WHERE number = ?'
+        self._forget = f'DELETE FROM "{values}" WHERE number = ? AND entries = 0'
+        self._values = f'SELECT number, entries, {", ".join(self._fields)} FROM "{values}"'
+        # a fifth of the time that a row each takes; bytes, for they may be no UTF-8
+        self._all = [
+            f'SELECT CAST(json_group_array({name}) AS BLOB) FROM (SELECT {name} FROM "{noun.name}" ORDER BY {key})'
+            for name in (key, "value")
+        ]
 
-def _but(entries: Mapping[str, Any], keys: Set[str]) -> Mapping[str, Any]:
-    if len(keys) in (0, len(entries)):
-        return {} if keys else entries
-    return {key: value for key, value in entries.items() if key not in keys}
+    def rows(self, connection: sqlite3.Connection) -> dict[str, Any]:
+        """Read all entries, in key order; Undecodable names the first row that cannot be one."""
+        said = {number: (entries, tuple(tail)) for number, entries, *tail in self._read(connection, self._values)}
+        keys, numbers = self._entries(connection)
+        # the first key of each value, whose fields are checked together with it
+        firsts = dict(zip(reversed(numbers), reversed(keys), strict=True))
+        values = {number: self._value(key, number, said) for number, key in firsts.items()}
+        found = dict(zip(keys, map(values.__getitem__, numbers), strict=True))
+        for key in self.noun.doubtful(keys):
+            if not self._canonical(key):
+                self.value(key, self.tails({key: found[key]})[id(found[key])])
+        uses = Counter(numbers)
+        for number, (entries, _) in said.items():
+            if uses[number] != entries:
+                name = self.names[1]
+                raise Undecodable(f"{name} {number}: {uses[number]} entries have it, and it says {entries}")
+        return found
 
+    def _entries(self, connection: sqlite3.Connection) -> tuple[list[str], list[int]]:
+        """Return keys, in order, and the numbers of their values."""
+        with suppress(sqlite3.OperationalError, msgspec.DecodeError, UnicodeDecodeError):
+            keys, numbers = (connection.execute(statement).fetchone()[0] for statement in self._all)
+            return msgspec.json.decode(keys, type=list[str]), msgspec.json.decode(numbers, type=list[int])
+        # slower, and says which row it is that cannot be read
+        rows = list(self._read(connection, self._rows.select))
+        return [str(key) for key, _ in rows], [int(str(number)) for _, number in rows]
 
-def _column(kind: type[msgspec.Struct], name: str) -> str:
-    """Return a column's definition: NULL stands for None, 0 and 1 for a bool."""
-    info = shapes.type_info(kind)
-    assert isinstance(info, shapes.StructType)
-    of = next(field.type for field in info.fields if field.name == name)
-    types = of.types if isinstance(of, shapes.UnionType) else (of,)
-    plain = {_PLAIN.get(type(each)) for each in types if not isinstance(each, shapes.NoneType)}
-    if len(plain) != 1 or None in plain:
-        raise TypeError(f"{kind.__name__}.{name}: no column for its type: give it one in hopline.store.tables")
-    nullable = any(isinstance(each, shapes.NoneType) for each in types)
-    return f'"{name}" {plain.pop()}{"" if nullable else " NOT NULL"}'
+    def _canonical(self, key: str) -> bool:
+        try:
+            return self.noun.canonical(key) == key
+        except InvalidInput:
+            return False
+
+    def _value(self, key: str, number: int, said: Mapping[object, tuple[object, Tail]]) -> Any:
+        if number not in said:
+            raise Undecodable(f"{self.noun.name} {key!r}: its value {number} is missing")
+        return self.value(key, said[number][1])
+
+    def write(self, connection: sqlite3.Connection, delta: Delta) -> None:
+        """Make the change; Astray if a row that goes or changes is not as `before` has it, or a new one is there."""
+        tails = self.tails(delta.before, delta.after)
+        number = {tail: self._number(connection, tail) for tail in dict.fromkeys(tails.values())}
+        self._rows.write(connection, delta, {place: (number[tail],) for place, tail in tails.items()})
+        change: Counter[int] = Counter()
+        for sign, entries in ((1, delta.after), (-1, delta.before)):
+            for place, count in Counter(map(id, entries.values())).items():
+                change[number[tails[place]]] += sign * count
+        connection.executemany(self._count, [(more, number) for number, more in change.items() if more])
+        connection.executemany(self._forget, [(number,) for number, more in change.items() if more < 0])
+
+    def _number(self, connection: sqlite3.Connection, tail: Tail) -> int:
+        """Return the number of a value, entered if nothing has it yet; where it should be there, its row is missed."""
+        row = connection.execute(self._find, tail).fetchone()
+        return int(connection.execute(self._enter, tail).lastrowid or 0 if row is None else row[0])
 
 
 @cache
 def tables() -> Mapping[str, Table]:
     """Return the tables of all nouns, by the noun's name."""
-    return {noun.name: Table(noun) for noun in NOUNS}
+    return {noun.name: (SharedTable if noun.shared else Table)(noun) for noun in NOUNS}
 
 
 def write_all(connection: sqlite3.Connection, change: Change) -> None:
     """Make a change of any nouns, quickest with keys in order; Astray as `Table.write` says."""
     for name, delta in change.deltas.items():
         tables()[name].write(connection, delta)
-
-
-def folded(changes: Iterable[Change]) -> Change:
-    """Return the one change that does all of these in turn, in time that grows with what they touch, not squared."""
-    folds: dict[str, _Fold] = {}
-    for change in changes:
-        for noun, delta in change.deltas.items():
-            folds.setdefault(noun, _Fold()).add(delta)
-    return Change({noun: delta for noun, fold in folds.items() if (delta := fold.delta())})
-
-
-class _Fold:
-    """What several changes of one noun come to."""
-
-    def __init__(self) -> None:
-        self._before: dict[str, Any] = {}
-        self._after: dict[str, Any] = {}
-        self._touched: set[str] = set()
-
-    def add(self, delta: Delta) -> None:
-        """Take in the next change."""
-        if not self._touched:
-            self._before, self._after = dict(delta.before), dict(delta.after)
-        else:
-            for key in delta.before.keys() - self._touched:
-                self._before[key] = delta.before[key]
-            for key in delta.before.keys() - delta.after.keys():
-                self._after.pop(key, None)
-            self._after.update(delta.after)
-        self._touched |= delta.before.keys() | delta.after.keys()
-
-    def delta(self) -> Delta:
-        """Return the whole; what comes out as it was before is no part of it."""
-        before, after = self._before, self._after
-        same = {key for key in before.keys() & after.keys() if before[key] == after[key]}
-        return Delta(_but(before, same), _but(after, same))

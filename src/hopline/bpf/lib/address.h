@@ -21,6 +21,7 @@ typedef __u8 mac_t[6];
 typedef __u64 mac_word_t;
 
 #define MAC_WORD_MAC ((1ULL << 48) - 1)
+#define MAC_WORD_GROUP 1ULL /* the bit of multicast and broadcast */
 
 static __always_inline __u16 mac_word_top(mac_word_t word)
 {

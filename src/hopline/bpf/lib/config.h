@@ -8,6 +8,9 @@
 #include <stdbool.h>
 #include <linux/types.h>
 
+/* clang else spills each field of a struct anew wherever ways of the program join */
+#define KEEP_IN_MEMORY(variable) asm volatile("" : : "r"(&(variable)) : "memory")
+
 /* slot of the interface that this load is attached to: index into `interfaces`, row of `verdict_counters` */
 const volatile __u32 interface_slot = 0;
 /* generic XDP can redirect to any Ethernet device; native only to those with ndo_xdp_xmit */

@@ -15,71 +15,35 @@
 #include "adjacency.h"
 #include "cache.h"
 #include "config.h"
+#include "judge.h"
 #include "layout.h"
 #include "maps.h"
+#include "parse.h"
 #include "trace.h"
 
 #define FAMILY_INET 2
 #define FAMILY_INET6 10
+#define EXACT_TRIES 2
+#define FIB_SMALL 1 /* octets: never too big, and the FIB says the route's MTU */
 
-/* What the kernel's ip_route_input would call martian, broadcast or multicast (net/ipv4/route.c). */
-static __always_inline enum verdict judge_ipv4(const struct state *s, const struct packet *packet)
+/*
+ * The adjacency of an exact entry. An element that is replaced or deleted goes to the next key that is written, without
+ * a grace period, so what is read may be another's. It is this key's where a second look-up finds the same in the
+ * same place; ADJACENCY_ID_NONE where twice it did not, ADJACENCY_ID_ASK_FIB where there is no entry.
+ */
+static __always_inline __u32 exact_id(void *table, const void *key)
 {
-	__u32 source = bpf_ntohl(packet->source.words[0]), destination = bpf_ntohl(packet->destination.words[0]);
+	for (int i = 0; i < EXACT_TRIES; i++) {
+		__u32 *id = bpf_map_lookup_elem(table, key), found, *again;
 
-	if (destination >> 28 == 14 || destination == 0xffffffff)
-		return PASS_MULTICAST;
-	if (source >> 28 == 14 || source == 0xffffffff || source >> 24 == 127 || source >> 24 == 0 ||
-	    destination >> 24 == 127 || destination >> 24 == 0)
-		return PASS_MARTIAN;
-
-	/* the kernel drops a packet that came in with one of its own addresses as its source */
-	struct prefix4 sender = { .length = 32, .address = packet->source.words[0] };
-	__u32 bit = local_bit(s, sender.address);
-
-	if (s->local_bloom[bit / 64] >> (bit % 64) & 1 && bpf_map_lookup_elem(&local4, &sender))
-		return PASS_MARTIAN;
-	if (packet->flags & PACKET_OPTIONS)
-		return PASS_OPTIONS;
-	return CONTINUE;
-}
-
-static __always_inline bool is_loopback_or_unspecified(const ip6_t *address)
-{
-	return address->halves[0] == 0 && address->words[2] == 0 && bpf_ntohl(address->words[3]) <= 1;
-}
-
-/* What ip6_rcv and ip6_forward would not forward (net/ipv6/ip6_input.c, ip6_output.c). */
-static __always_inline enum verdict judge_ipv6(const struct packet *packet)
-{
-	const ip6_t *source = &packet->source, *destination = &packet->destination;
-
-	if (destination->octets[0] == 0xff)
-		return PASS_MULTICAST;
-	if (source->octets[0] == 0xff || is_loopback_or_unspecified(source) || is_loopback_or_unspecified(destination) ||
-	    (source->words[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) ||
-	    (destination->words[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000))
-		return PASS_MARTIAN;
-	if (packet->flags & PACKET_HOP_BY_HOP)
-		return PASS_OPTIONS;
-	return CONTINUE;
-}
-
-static __always_inline enum verdict judge(struct xdp_md *ctx, const struct packet *packet, const struct state *s,
-					  const struct interface *ingress)
-{
-	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = data;
-	mac_word_t addressed = 0;
-
-	if ((void *)(eth + 1) > data_end)
-		return PASS_MALFORMED;
-	if (eth->h_dest[0] & 1)
-		return PASS_MULTICAST;
-	__builtin_memcpy(&addressed, eth->h_dest, sizeof(mac_t));
-	if (addressed != ingress->mac)
-		return PASS_OTHER_HOST;
-	return packet->family == 4 ? judge_ipv4(s, packet) : judge_ipv6(packet);
+		if (!id)
+			return ADJACENCY_ID_ASK_FIB;
+		found = *(volatile __u32 *)id;
+		again = bpf_map_lookup_elem(table, key);
+		if (again == id && *(volatile __u32 *)again == found)
+			return found;
+	}
+	return ADJACENCY_ID_NONE;
 }
 
 /* Our own addresses, then the operator's tables, exact before prefix. */
@@ -95,10 +59,10 @@ static __always_inline __u32 look_up_entry(const struct packet *packet)
 	if (id)
 		return ADJACENCY_ID_LOCAL;
 	note_lookup(LOOKUP_EXACT);
-	id = ipv4 ? bpf_map_lookup_elem(&forward_exact4, &prefix4.address) :
-		    bpf_map_lookup_elem(&forward_exact6, &prefix6.address);
-	if (id)
-		return *id;
+	__u32 exact = ipv4 ? exact_id(&forward_exact4, &prefix4.address) : exact_id(&forward_exact6, &prefix6.address);
+
+	if (exact != ADJACENCY_ID_ASK_FIB)
+		return exact;
 	note_lookup(LOOKUP_PREFIX);
 	id = ipv4 ? bpf_map_lookup_elem(&forward_prefix4, &prefix4) : bpf_map_lookup_elem(&forward_prefix6, &prefix6);
 	if (id)
@@ -118,8 +82,6 @@ static __always_inline enum verdict fib_verdict(long code)
 		return PASS_ENCAPSULATED_ROUTE;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		return PASS_NO_NEIGHBOUR;
-	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-		return PASS_TOO_BIG;
 	default:
 		return PASS_NO_ROUTE;
 	}
@@ -132,7 +94,8 @@ static __always_inline enum verdict ask_fib(struct xdp_md *ctx, const struct pac
 	struct bpf_fib_lookup fib = { .ifindex = ctx->ingress_ifindex };
 
 	fib.l4_protocol = packet->protocol;
-	fib.tot_len = packet->l3_length;
+	/* the size is judged after the TTL, as ip_forward does, and where the answer is cached too */
+	fib.tot_len = FIB_SMALL;
 	if (packet->family == 4) {
 		fib.family = FAMILY_INET;
 		fib.tos = packet->tos;
@@ -146,14 +109,16 @@ static __always_inline enum verdict ask_fib(struct xdp_md *ctx, const struct pac
 	long code = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
 
 	note_lookup(LOOKUP_FIB);
-	note_fib(code);
+	note_fib(code, &fib, to, FIB_SMALL);
 	if (code)
 		return fib_verdict(code);
 	__u32 *slot = bpf_map_lookup_elem(&interface_slots, &fib.ifindex);
 
 	hop->ifindex = fib.ifindex;
-	if (!slot)
+	if (!slot) {
+		note_refusal(REFUSAL_NO_SLOT);
 		return PASS_NO_EGRESS;
+	}
 	/* on success the kernel puts the route's MTU where it was given the packet's length */
 	hop->destination = (__u64)fib.tot_len << 48;
 	hop->source = (__u64)*slot << 48;
@@ -168,18 +133,23 @@ static __always_inline enum verdict ask_fib(struct xdp_md *ctx, const struct pac
 }
 
 /* The egress device is asked for before anything is written: where it is gone, the packet passes untouched. */
-static __always_inline enum verdict choose_egress(struct xdp_md *ctx, const struct packet *packet, __u32 slot)
+static __always_inline enum verdict choose_egress(const struct packet *packet, __u32 slot)
 {
-	if (frags && !generic_mode && packet->length > ctx->data_end - ctx->data) {
+	if (packet->flags & PACKET_SEVERAL_BUFFERS && !generic_mode) {
 		struct interface *egress = bpf_map_lookup_elem(&interfaces, &slot);
 
-		if (!egress || !(egress->flags & INTERFACE_EGRESS_FRAGS))
+		if (!egress || !(egress->flags & INTERFACE_EGRESS_FRAGS)) {
+			note_refusal(REFUSAL_ONE_BUFFER);
 			return PASS_NO_EGRESS;
+		}
 	}
 	long action = generic_mode ? bpf_redirect_map(&egress_generic, slot, XDP_PASS) :
 				     bpf_redirect_map(&egress_native, slot, XDP_PASS);
 
-	return action == XDP_REDIRECT ? CONTINUE : PASS_NO_EGRESS;
+	if (action == XDP_REDIRECT)
+		return CONTINUE;
+	note_refusal(REFUSAL_NO_REDIRECT);
+	return PASS_NO_EGRESS;
 }
 
 /* As ip_decrease_ttl does it (RFC 1141), so that every octet is the kernel's. */
@@ -211,8 +181,9 @@ static __always_inline enum verdict rewrite(struct xdp_md *ctx, const struct pac
 			return PASS_MALFORMED;
 		ip->hop_limit--;
 	}
-	__builtin_memcpy(eth->h_dest, &destination, sizeof(mac_t));
-	__builtin_memcpy(eth->h_source, &source, sizeof(mac_t));
+	/* both addresses in two stores, their top bits left out */
+	*(__u64 *)data = (destination & MAC_WORD_MAC) | source << 48;
+	*(__u32 *)(data + sizeof(__u64)) = source >> 16;
 	/* as ip_rcv does: what follows the IP packet in the frame is not sent on */
 	if (padding > 0)
 		bpf_xdp_adjust_tail(ctx, -padding);
@@ -227,13 +198,10 @@ static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet
 		return PASS_TTL;
 	if (packet->l3_length > mac_word_top(hop->destination))
 		return PASS_TOO_BIG;
-	verdict = choose_egress(ctx, packet, mac_word_top(hop->source));
+	verdict = choose_egress(packet, mac_word_top(hop->source));
 	if (verdict != CONTINUE)
 		return verdict;
-	verdict = rewrite(ctx, packet, hop->destination, hop->source);
-	if (verdict == FORWARDED && !dry_run)
-		count_next_hop(hop->id, packet->length);
-	return verdict;
+	return rewrite(ctx, packet, hop->destination, hop->source);
 }
 
 /* What was learned may be used on this interface. */
@@ -264,6 +232,7 @@ static __always_inline enum verdict learn(struct xdp_md *ctx, const struct packe
 	hop->id = ADJACENCY_ID_NONE;
 	if (!leased)
 		return PASS_NO_LEASE;
+	*hop = (struct next_hop){};
 	verdict = ask_fib(ctx, packet, &packet->destination, hop);
 	if (verdict == CONTINUE)
 		verdict = may_leave(hop, ingress, ctx->ingress_ifindex);
@@ -296,7 +265,7 @@ static __always_inline enum verdict recall(struct xdp_md *ctx, const struct pack
 	hop->destination = *(volatile __u64 *)&known->destination;
 	hop->source = *(volatile __u64 *)&known->source;
 	hop->ifindex = known->ifindex;
-	if (trace || !leased) {
+	if (!leased) {
 		hop->family = known->family;
 		hop->address = known->next_hop;
 	}
@@ -311,51 +280,77 @@ static __always_inline enum verdict recall(struct xdp_md *ctx, const struct pack
 	return verdict == CONTINUE ? may_leave(hop, ingress, ctx->ingress_ifindex) : verdict;
 }
 
-/* Cache, entries, FIB, in that order, until one of them knows; what was not in the cache is put there. */
-static __always_inline enum verdict find_next_hop(struct xdp_md *ctx, const struct packet *packet, const struct state *s,
-						  const struct interface *ingress, struct next_hop *hop)
-{
-	/* read before any table is: what is found is stamped with it, so a change in between makes it stale at once */
-	__u32 generation = *(volatile __u32 *)&s->generation, cached = ADJACENCY_ID_NONE;
-	bool leased = *(volatile __u64 *)&s->lease_deadline >= bpf_jiffies64();
-	enum verdict verdict = PASS_LOCAL;
-	struct cache_key key;
-
-	cache_key(s, generation, packet, &key);
-	note_state(generation, leased);
-	if (leased) {
-		note_lookup(LOOKUP_CACHE);
-		cached = cache_find(&key, packet);
-	}
-	hop->id = cached;
-	if (cached == ADJACENCY_ID_NONE) {
-		count_cache_miss();
-		hop->id = look_up_entry(packet);
-	}
-	if (hop->id == ADJACENCY_ID_ASK_FIB)
-		verdict = learn(ctx, packet, ingress, generation, leased, hop);
-	else if (hop->id != ADJACENCY_ID_LOCAL)
-		verdict = recall(ctx, packet, ingress, leased, hop);
-	if (leased && hop->id != cached && hop->id != ADJACENCY_ID_NONE)
-		cache_store(&key, packet, hop->id);
-	return verdict;
-}
-
-static __always_inline enum verdict forward(struct xdp_md *ctx, const struct interface *ingress,
-					    const struct packet *packet)
+/*
+ * Behind the cache: entries, then the FIB, until one of them knows; what was not in the cache is put there. A function
+ * of its own that parses again, so that nothing is kept for it on the way of cached packets. `cached` is what the cache
+ * said, with the generation that it was asked for. Returns the verdict and, in the upper half, the adjacency's id.
+ */
+static __noinline __u64 look_behind(struct xdp_md *ctx, const struct interface *ingress, __u32 cached,
+				    __u32 generation)
 {
 	__u32 zero = 0;
 	struct state *s = bpf_map_lookup_elem(&state, &zero);
 	struct next_hop hop = {};
+	struct search search;
+	struct packet packet;
 	enum verdict verdict;
 
-	if (!s || !ingress)
-		return PASS_NOT_LEARNING;
-	verdict = judge(ctx, packet, s, ingress);
-	if (verdict == CONTINUE)
-		verdict = find_next_hop(ctx, packet, s, ingress, &hop);
+	KEEP_IN_MEMORY(packet);
+	verdict = parse(ctx, ingress, &packet);
+	if (!s || verdict != CONTINUE)
+		return verdict;
+	bool leased = begin_search(s, &packet, &search);
+
+	note_search(search.generation, leased);
+	if (search.generation != generation)
+		cached = ADJACENCY_ID_NONE;
+	if (cached == ADJACENCY_ID_NONE && leased)
+		cached = cache_find_displaced(&search, &packet);
+	hop.id = cached;
+	if (cached == ADJACENCY_ID_NONE) {
+		count_cache_miss();
+		hop.id = look_up_entry(&packet);
+	}
+	if (hop.id == ADJACENCY_ID_ASK_FIB)
+		verdict = learn(ctx, &packet, ingress, search.generation, leased, &hop);
+	else if (hop.id == ADJACENCY_ID_LOCAL)
+		verdict = PASS_LOCAL;
+	else
+		verdict = recall(ctx, &packet, ingress, leased, &hop);
+	if (leased && hop.id != cached && hop.id != ADJACENCY_ID_NONE)
+		cache_store(&search, &packet, hop.id);
 	note_next_hop(&hop);
 	if (verdict == CONTINUE)
-		verdict = send(ctx, packet, &hop);
-	return verdict;
+		verdict = send(ctx, &packet, &hop);
+	return (__u64)hop.id << 32 | verdict;
+}
+
+static __always_inline enum verdict forward(struct xdp_md *ctx, const struct interface *ingress,
+					    const struct packet *packet, __u32 *adjacency)
+{
+	enum verdict verdict = ingress ? judge_ethernet(ctx, ingress) : PASS_NOT_LEARNING;
+	struct search search;
+	struct next_hop hop;
+	struct state *s;
+	__u32 zero = 0;
+
+	if (verdict != CONTINUE)
+		return verdict;
+	s = bpf_map_lookup_elem(&state, &zero);
+	if (!s)
+		return PASS_NOT_LEARNING;
+	verdict = packet->family == 4 ? judge_ipv4(s, packet) : judge_ipv6(packet);
+	if (verdict != CONTINUE)
+		return verdict;
+	hop.id = begin_search(s, packet, &search) ? cache_find(&search, packet) : ADJACENCY_ID_NONE;
+	if (hop.id < ADJACENCY_ID_FIRST) {
+		__u64 behind = look_behind(ctx, ingress, hop.id, search.generation);
+
+		*adjacency = behind >> 32;
+		return behind;
+	}
+	*adjacency = hop.id;
+	verdict = recall(ctx, packet, ingress, true, &hop);
+	note_hit(search.generation, &hop);
+	return verdict == CONTINUE ? send(ctx, packet, &hop) : verdict;
 }

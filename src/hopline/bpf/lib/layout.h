@@ -49,7 +49,7 @@ struct counter {
 
 /* One for an instance. `generation` and `lease_deadline` are each written with one store. */
 struct state {
-	__u32 generation; /* 0 is never valid */
+	__u32 generation; /* of 31 bits; 0 is never valid */
 	__u32 mix_add; /* the key of the hash, so that nobody can aim at one bucket */
 	__u32 mix_multiply; /* odd */
 	__u32 reserved;
@@ -112,17 +112,21 @@ struct adjacency {
 /*
  * A way is generation << 32 | hash without its index bits | adjacency id. The hash of an IPv4 address is a
  * permutation and the index bits are the bucket's, so a match is exact. For IPv6 the address stands beside it.
+ * What found its bucket full lies in another, with CACHE_DISPLACED above the generation's 31 bits.
  */
+#define CACHE_DISPLACED (1ULL << 63)
+
 struct cache4_bucket {
 	__u64 ways[CACHE4_WAYS];
 };
 
+struct cache6_way {
+	__u64 word;
+	ip6_t address;
+};
+
 struct cache6_bucket {
-	__u64 ways[CACHE6_WAYS];
-	struct {
-		__u64 high;
-		__u64 low;
-	} addresses[CACHE6_WAYS];
+	struct cache6_way ways[CACHE6_WAYS];
 	__u64 spare;
 };
 
@@ -155,22 +159,23 @@ enum packet_flag {
 	PACKET_PORTS = 1 << 5, /* source_port and destination_port are set */
 	PACKET_ICMP = 1 << 6, /* icmp_type and icmp_code are set */
 	PACKET_L4_TRUNCATED = 1 << 7,
+	PACKET_SEVERAL_BUFFERS = 1 << 8,
 };
 
 /* What parse found; handed from step to step. */
 struct packet {
 	__u32 length; /* octets of the whole frame */
 	__u16 l3_offset;
-	__u16 l4_offset; /* 0 where there is no L4 header to be had */
 	__u16 l3_length; /* octets, as the IP header says */
 	__u8 family; /* 4 or 6; 0 when not IP */
-	__u8 protocol; /* of L4, behind extension headers */
-	__u8 ttl;
 	__u8 tos; /* or traffic class */
-	__u8 tags; /* VLAN tags */
-	__u8 flags; /* enum packet_flag */
-	__be16 tag[2]; /* TCI */
+	__u8 ttl;
+	__u8 protocol; /* of L4, behind extension headers */
+	__u16 flags; /* enum packet_flag */
+	__u16 tags; /* VLAN tags */
+	__be16 tag[2]; /* TCI; from here to the ports, set only as tags and flags say */
 	__be16 ethertype;
+	__u16 l4_offset;
 	__be16 source_port;
 	__be16 destination_port;
 	__u8 icmp_type;
@@ -190,10 +195,22 @@ struct next_hop {
 	__u32 reserved;
 };
 
-/* What forward looked up, found and decided; written only where `trace` is on. */
+/* Why the egress device does not take a frame. */
+enum refusal {
+	REFUSAL_NONE = 0,
+	REFUSAL_NO_SLOT = 1, /* it has none: it came just now, or there are too many devices */
+	REFUSAL_NO_REDIRECT = 2, /* it is gone, down, or of a kind that takes none in this mode */
+	REFUSAL_ONE_BUFFER = 3, /* the frame is in several buffers, and it takes only one */
+};
+
+/*
+ * Notes: what each step looked up, found and decided, written only where `trace` is on. A step has one struct,
+ * NAME_note, as the member NAME of struct trace_event, in the order of the steps. Python finds them there by BTF; one that it has
+ * no words for is shown field by field, so give fields names that say it and an enum's type where they hold one.
+ */
 struct forward_note {
-	__u32 lookups; /* enum lookup: what was asked */
-	__u32 found; /* the one of them that answered */
+	enum lookup lookups; /* what was asked */
+	enum lookup found; /* the one of them that answered */
 	__s32 fib; /* the return code of bpf_fib_lookup, -1 when it was not asked */
 	__u32 adjacency; /* id, 0 when it has none */
 	__u32 generation;
@@ -203,12 +220,22 @@ struct forward_note {
 	ip6_t next_hop;
 	__u32 family; /* of next_hop */
 	__u32 leased;
+	mac_word_t mac; /* of the interface it came in by */
+	enum interface_flag flags; /* of that interface */
+	enum adjacency_state state;
+	enum refusal refusal; /* of the device it would leave by */
+	ip6_t fib_asked; /* the address that the FIB was asked for */
+	ip6_t fib_gateway; /* this and the device stay what was asked where the FIB did not come that far */
+	__u32 fib_family; /* of fib_gateway */
+	__u32 fib_ifindex;
+	__u32 fib_mtu; /* of the route; 0 where the FIB did not come that far */
+	__u32 reserved;
 };
 
 struct trace_event {
 	__u64 time; /* ns, CLOCK_MONOTONIC */
 	__u32 ifindex;
-	__u32 verdict;
+	enum verdict verdict;
 	struct packet packet;
 	struct forward_note forward;
 };
@@ -226,4 +253,5 @@ ANCHOR(enum, adjacency_state);
 ANCHOR(enum, adjacency_id);
 ANCHOR(enum, lookup);
 ANCHOR(enum, packet_flag);
+ANCHOR(enum, refusal);
 ANCHOR(struct, trace_event);

@@ -17,10 +17,18 @@
 #define SHORT_BUFFER 1600 /* no driver splits a frame into buffers as short as this, but for its headers */
 #define EXTENSION_HEADERS 6
 #define DEEPEST_HEADER 0x3fff /* an offset that the verifier is sure of */
+#define IPV4_NO_OPTIONS 0x45 /* version 4, a header of five words */
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV6_FRAGMENT_OFFSET_AND_MORE 0xfff9
 #define IPV6_FRAGMENT_OFFSET 0xfff8
+
+/* struct ethhdr is packed, so clang would take it apart into octets */
+struct ethernet_header {
+	__be16 destination[3];
+	__be16 source[3];
+	__be16 ethertype;
+};
 
 struct vlan_header {
 	__be16 tci;
@@ -75,7 +83,10 @@ static __always_inline void parse_l4(void *data, void *data_end, __u32 offset, s
 	}
 }
 
-/* RFC 791 section 3.1; the sum over a header with a right checksum is all ones. */
+/*
+ * RFC 791 section 3.1: the ones' complement sum over a header with a right checksum is all ones. That of five words has
+ * 35 bits, so two folds leave at most 65,544, where only 65,535 is a multiple of 65,535.
+ */
 static __always_inline bool ipv4_checksum_right(const struct iphdr *ip)
 {
 	const __u32 *words = (const __u32 *)ip;
@@ -84,47 +95,53 @@ static __always_inline bool ipv4_checksum_right(const struct iphdr *ip)
 #pragma unroll
 	for (int i = 0; i < 5; i++)
 		sum += words[i];
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	return sum == 0xffff;
 }
 
-static __always_inline enum verdict parse_ipv4(void *data, void *data_end, __u32 offset, struct packet *packet)
+static __always_inline enum verdict parse_ipv4(struct xdp_md *ctx, __u32 offset, struct packet *packet)
 {
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
 	struct iphdr *ip = data + offset;
 
 	packet->l3_offset = offset;
-	if ((void *)(ip + 1) > data_end || ip->version != 4 || ip->ihl < 5)
+	if ((void *)(ip + 1) > data_end)
 		return PASS_MALFORMED;
-	__u32 header_length = ip->ihl * 4;
-	__u16 fragment = bpf_ntohs(ip->frag_off);
+	__u32 version_and_length = *(__u8 *)ip, header_length = version_and_length % 16 * 4;
 
 	packet->family = 4;
-	packet->protocol = ip->protocol;
-	packet->ttl = ip->ttl;
 	packet->tos = ip->tos;
+	packet->ttl = ip->ttl;
+	packet->protocol = ip->protocol;
 	packet->l3_length = bpf_ntohs(ip->tot_len);
-	packet->source.words[0] = ip->saddr;
-	packet->destination.words[0] = ip->daddr;
-	if (fragment & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET))
+	packet->source = (ip6_t){ .halves = { ip->saddr } };
+	packet->destination = (ip6_t){ .halves = { ip->daddr } };
+	if (ip->frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET))
 		packet->flags |= PACKET_FRAGMENT;
-	if (fragment & IPV4_FRAGMENT_OFFSET)
+	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET))
 		packet->flags |= PACKET_LATER_FRAGMENT;
+	if (version_and_length != IPV4_NO_OPTIONS)
+		packet->flags |= PACKET_OPTIONS; /* its checksum is left to the kernel, which gets the packet */
+	if (version_and_length != IPV4_NO_OPTIONS && (version_and_length / 16 != 4 || header_length < sizeof(*ip)))
+		return PASS_MALFORMED;
 	if (packet->l3_length < header_length || offset + packet->l3_length > packet->length)
 		return PASS_MALFORMED;
-	if (header_length > sizeof(*ip))
-		packet->flags |= PACKET_OPTIONS; /* its checksum is left to the kernel, which gets the packet */
-	else if (!ipv4_checksum_right(ip))
-		return PASS_MALFORMED;
-	if (trace)
-		parse_l4(data, data_end, offset + header_length, packet);
-	return CONTINUE;
+	return packet->flags & PACKET_OPTIONS || ipv4_checksum_right(ip) ? CONTINUE : PASS_MALFORMED;
+}
+
+static __always_inline void parse_l4_ipv4(struct xdp_md *ctx, struct packet *packet)
+{
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
+	__u32 offset = packet->l3_offset;
+	struct iphdr *ip = data + offset;
+
+	if (offset <= DEEPEST_HEADER && (void *)(ip + 1) <= data_end)
+		parse_l4(data, data_end, offset + ip->ihl * 4, packet);
 }
 
 /* Where a walk along extension headers ended: what follows, at which offset, and flags for the packet. */
-static __always_inline __u64 walk_end(__u32 offset, __u8 protocol, __u8 flags)
+static __always_inline __u64 walk_end(__u32 offset, __u8 protocol, __u16 flags)
 {
 	return (__u64)flags << 32 | (__u32)protocol << 16 | offset;
 }
@@ -133,10 +150,10 @@ static __always_inline __u64 walk_end(__u32 offset, __u8 protocol, __u8 flags)
  * RFC 8200 section 4. A router acts on hop-by-hop only; the others are walked for the L4 header behind them. A function
  * of its own, with numbers for arguments and result: the verifier checks it once, not once a way through it.
  */
-__attribute__((noinline)) __u64 walk_extension_headers(struct xdp_md *ctx, __u32 offset, __u32 end, __u8 protocol)
+__noinline __u64 walk_extension_headers(struct xdp_md *ctx, __u32 offset, __u32 end, __u8 protocol)
 {
 	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
-	__u8 flags = 0;
+	__u16 flags = 0;
 
 	for (int i = 0; i < EXTENSION_HEADERS && is_extension_header(protocol); i++) {
 		struct extension_header *header = data + offset;
@@ -173,13 +190,13 @@ static __always_inline void parse_extension_headers(struct xdp_md *ctx, __u32 of
 		parse_l4(data, data_end, offset, packet);
 }
 
-static __always_inline enum verdict parse_ipv6(struct xdp_md *ctx, void *data, void *data_end, __u32 offset,
-					       struct packet *packet)
+static __always_inline enum verdict parse_ipv6(struct xdp_md *ctx, __u32 offset, struct packet *packet)
 {
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
 	struct ipv6hdr *ip = data + offset;
 
 	packet->l3_offset = offset;
-	if ((void *)(ip + 1) > data_end || ip->version != 6)
+	if ((void *)(ip + 1) > data_end)
 		return PASS_MALFORMED;
 	__u32 l3_length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 
@@ -187,50 +204,83 @@ static __always_inline enum verdict parse_ipv6(struct xdp_md *ctx, void *data, v
 	packet->protocol = ip->nexthdr;
 	packet->ttl = ip->hop_limit;
 	packet->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
-	__builtin_memcpy(&packet->source, &ip->saddr, sizeof(ip6_t));
-	__builtin_memcpy(&packet->destination, &ip->daddr, sizeof(ip6_t));
+	packet->l3_length = l3_length;
+	packet->source = *(ip6_t *)&ip->saddr;
+	packet->destination = *(ip6_t *)&ip->daddr;
 	if (ip->nexthdr == IPPROTO_HOPOPTS)
 		packet->flags |= PACKET_HOP_BY_HOP;
 	/* one of over 65,535 octets fits no frame that carries its length here; jumbograms are hop-by-hop */
-	if (l3_length > 0xffff || offset + l3_length > packet->length)
+	if (ip->version != 6 || l3_length > 0xffff || offset + l3_length > packet->length)
 		return PASS_MALFORMED;
-	packet->l3_length = l3_length;
-	if (trace)
-		parse_extension_headers(ctx, offset + sizeof(*ip), packet);
 	return CONTINUE;
 }
 
-static __always_inline enum verdict parse(struct xdp_md *ctx, const struct interface *ingress, struct packet *packet)
+/* The frame's length and EtherType; returns whether it has one. */
+static __always_inline bool parse_ethernet(struct xdp_md *ctx, const struct interface *ingress, struct packet *packet)
 {
 	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = data;
-	__u32 offset = sizeof(*eth);
+	struct ethernet_header *eth = data;
 
 	/* asking for the length of a frame in several buffers costs 9 ns, so only where it can be one */
 	packet->length = data_end - data;
-	if (frags && (packet->length > SHORT_BUFFER || !ingress || !(ingress->flags & INTERFACE_ONE_BUFFER)))
+	if (frags && (packet->length > SHORT_BUFFER || !ingress || !(ingress->flags & INTERFACE_ONE_BUFFER))) {
 		packet->length = bpf_xdp_get_buff_len(ctx);
+		if (packet->length > data_end - data)
+			packet->flags |= PACKET_SEVERAL_BUFFERS;
+	}
 	if ((void *)(eth + 1) > data_end)
-		return PASS_MALFORMED;
-	__be16 ethertype = eth->h_proto;
+		return false;
+	packet->ethertype = eth->ethertype;
+	return true;
+}
+
+/* Returns where the tags end, 0 where the frame ends first. */
+static __always_inline __u32 parse_tags(struct xdp_md *ctx, struct packet *packet)
+{
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
+	__u32 offset = sizeof(struct ethernet_header);
 
 #pragma unroll
 	for (int i = 0; i < VLAN_TAGS; i++) {
 		struct vlan_header *tag = data + offset;
 
-		if (!is_vlan(ethertype))
+		if (!is_vlan(packet->ethertype))
 			break;
 		if ((void *)(tag + 1) > data_end)
-			return PASS_MALFORMED;
+			return 0;
 		packet->tag[i] = tag->tci;
 		packet->tags = i + 1;
-		ethertype = tag->ethertype;
+		packet->ethertype = tag->ethertype;
 		offset += sizeof(*tag);
 	}
-	packet->ethertype = ethertype;
-	if (ethertype == bpf_htons(ETH_P_IP))
-		return parse_ipv4(data, data_end, offset, packet);
-	if (ethertype == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(ctx, data, data_end, offset, packet);
-	return packet->tags ? PASS_VLAN : PASS_NOT_IP;
+	return offset;
+}
+
+/* All of a packet, whatever it is. CONTINUE only for IP right behind the Ethernet header. */
+static __noinline enum verdict parse(struct xdp_md *ctx, const struct interface *ingress,
+				     struct packet *packet)
+{
+	enum verdict verdict = CONTINUE;
+	__u32 offset = 0;
+
+	__builtin_memset(packet, 0, sizeof(*packet));
+	if (parse_ethernet(ctx, ingress, packet))
+		offset = parse_tags(ctx, packet);
+	if (!offset)
+		return PASS_MALFORMED;
+	if (packet->ethertype == bpf_htons(ETH_P_IP))
+		verdict = parse_ipv4(ctx, offset, packet);
+	else if (packet->ethertype == bpf_htons(ETH_P_IPV6))
+		verdict = parse_ipv6(ctx, offset, packet);
+	else if (!packet->tags)
+		verdict = PASS_NOT_IP;
+	return verdict == CONTINUE && packet->tags ? PASS_VLAN : verdict;
+}
+
+/* What is no IP packet right behind the Ethernet header. */
+static __noinline enum verdict parse_other(struct xdp_md *ctx, const struct interface *ingress)
+{
+	struct packet packet;
+
+	return parse(ctx, ingress, &packet);
 }

@@ -18,10 +18,13 @@ static __always_inline void count_verdict(enum verdict verdict, __u32 length)
 	}
 }
 
-static __always_inline int leave(struct xdp_md *ctx, enum verdict verdict, const struct packet *packet)
+static __always_inline int leave(struct xdp_md *ctx, enum verdict verdict, __u32 length, __u32 adjacency)
 {
-	if (!dry_run)
-		count_verdict(verdict, packet->length);
-	trace_end(ctx, verdict, packet);
+	if (!dry_run) {
+		count_verdict(verdict, length);
+		if (verdict == FORWARDED)
+			count_next_hop(adjacency, length);
+	}
+	trace_end(ctx, verdict);
 	return verdict == FORWARDED ? XDP_REDIRECT : XDP_PASS;
 }
