@@ -30,6 +30,7 @@ from hopline.daemon.protocol import (
     Status,
 )
 from hopline.errors import InvalidInput, Refused
+from hopline.explain import ExplainVerbs
 from hopline.intent import Wanted, document_of
 from hopline.transport import Body, exchange, failure
 
@@ -59,6 +60,7 @@ class Client:
         self.interface = InterfaceVerbs(self)
         self.forward = ForwardVerbs(self)
         self.intent = IntentVerbs(self)
+        self.explain = ExplainVerbs(self)
         self._timeout = timeout
 
     def status(self) -> Status:

@@ -97,7 +97,11 @@ def test_get_flush_next_hops_detach(doors):
         ("POST", "/forwards", b"null", 400, "body"),
         ("POST", "/forwards", b'{"to": 5}', 400, "to"),
         ("POST", "/forwards", b'[{"to": "10.0.0.1", "via": "10.0.0.2"}, {"to": null}]', 400, "forward[1].to"),
-        ("POST", "/forwards", b'{"to": "10.0.0.1", "via": "10.0.0.2", "colour": 1}', 400, "body"),
+        ("POST", "/forwards", b'{"to": "10.0.0.1", "via": "10.0.0.2", "colour": 1}', 400, "colour"),
+        ("POST", "/forwards", b'{"to": "10.0.0.1", "via": "10.0.0.2", "\\u001b[2J\\n": 1}', 400, "'\\x1b[2J\\n'"),
+        ("POST", "/forwards", b'{"to": "10.0.0.1", "to": "10.0.0.9", "via": "10.0.0.2"}', 400, "to"),
+        ("POST", "/forwards", b'[{"to": "10.0.0.1", "via": "10.0.0.2", "via": null}]', 400, "forward[0].via"),
+        ("POST", "/forwards", b'[{"to": "10.0.0.1", "via": "10.0.0.2"}, 5]', 400, "forward[1]"),
         ("POST", "/forwards", b'{"to": "10.0.0.1"}', 400, "dev"),
         ("POST", "/forwards", b'{"to": "10.0.0.1/24", "via": "10.0.0.2"}', 400, "to"),
         ("POST", "/forwards", b'{"to": "\\ud800", "via": "10.0.0.2"}', 400, "body"),
@@ -106,7 +110,8 @@ def test_get_flush_next_hops_detach(doors):
         ("POST", "/interfaces", b'{"name": "enp0s3", "mode": "fast"}', 400, "mode"),
         ("POST", "/interfaces?replace=yes", b'{"name": "enp0s3"}', 400, "replace"),
         ("POST", "/interfaces", b'{"name": "eth7"}', 404, ""),
-        ("PATCH", "/interfaces/enp0s3", b'{"name": "x"}', 400, "body"),
+        ("PATCH", "/interfaces/enp0s3", b'{"name": "x"}', 400, "name"),
+        ("PATCH", "/interfaces/enp0s3", b'{"mode": "auto", "mode": "native"}', 400, "mode"),
         ("DELETE", "/forwards", None, 400, "to"),
         ("GET", "/forwards?limit=0", None, 400, "limit"),
         ("GET", "/forwards?limit=-1", None, 400, "limit"),
@@ -126,7 +131,7 @@ def test_get_flush_next_hops_detach(doors):
 def test_what_is_wrong_is_named_and_changes_nothing(doors, method, target, body, status, field):
     got, answer = ask(doors, method, target, body, raw=True)
     assert (got, answer["field"]) == (status, field)
-    assert set(answer) - {"errors", "count"} == {"error", "field", "detail", "hint"}
+    assert set(answer) - {"errors", "count", "line"} == {"error", "field", "detail", "hint"}
     assert "\n" not in answer["detail"] + answer["hint"]
     assert doors.service.entries == {}
     assert doors.service.wanted == {}

@@ -205,6 +205,32 @@ def test_who_has_said_all_and_closed_that_way_is_still_answered(doors):
     until(lambda: count(doors) == 0)
 
 
+def test_what_is_not_there_is_named_as_it_was_asked_for(doors):
+    for host in (b"", b"Host: [\r\n", b"Host: x\r\n"):
+        with connected(doors, "admin.sock") as sock:
+            sock.sendall(b"GET /nosuch HTTP/1.0\r\n%s\r\n" % host)
+            assert b'"detail":"/nosuch: no such resource"' in received(sock)
+
+
+@pytest.mark.parametrize("name", ["admin.sock", "view.sock", "tcp"])
+def test_what_may_be_read_in_two_ways_is_refused_and_is_the_last(doors, name):
+    # nothing is refused for its token alone: a request within another's body would bring one
+    token = b"Authorization: Bearer %s\r\n" % TOKEN.encode()
+    body = b'{"to":"10.66.0.1","via":"10.10.3.1"}'
+    hidden = b"POST /forwards HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n%s" % (token, len(body), body)
+    both = (
+        b"POST /forwards HTTP/1.1\r\nHost: x\r\n%sTransfer-Encoding: chunked\r\nContent-Length: %d\r\n\r\n0\r\n\r\n%s"
+    )
+    for asked in (both % (token, 5 + len(hidden), hidden), b"GET /status HTTP/2.0\r\nHost: x\r\n\r\n" + hidden):
+        with connected(doors, name) as sock:
+            sock.sendall(asked)
+            answer = received(sock)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b"connection: close\r\n" in answer.lower()
+    assert doors.service.entries == {}
+
+
 @pytest.mark.parametrize("name", DOORS)
 def test_garbage_is_answered_or_ended(doors, name):
     dice = random.Random(5)

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
+from daemon.asking import received
 from front_double import KERNEL_FAULT, NEIGHBOUR_MAC, OWN_MAC, Doors
 from hopline.config import Forward
 from hopline.daemon import fwd_http
-from hopline.daemon.fwd_api import BODY_MOST, FwdApi
+from hopline.daemon.fwd_api import BODY_MOST, Failure, FwdApi, parse
 from hopline.daemon.options import parse_cidr, parse_endpoint, serve_options
 from hopline.errors import InvalidInput, Refused
 
@@ -243,10 +244,25 @@ def test_1000_another_method_or_path(doors, method):
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 200_000,
+        b"POST / HTTP/2.0\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
     ],
 )
 def test_1000_what_is_not_http(doors, data):
     failure(talk(doors, data), 1000)
+
+
+def test_1000_a_body_of_two_lengths_holds_no_second_request(doors):
+    hidden = json.dumps(UPDATE).encode()
+    hidden = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(hidden), hidden)
+    for body in (b"0\r\n\r\n" + hidden, b"2\r\n{}\r\n0\r\n\r\n" + hidden):
+        lengths = b"Content-Length: %d\r\nTransfer-Encoding: chunked" % len(body)
+        with socket.create_connection(doors.front.fwd_address, 20) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + lengths + b"\r\n\r\n" + body)
+            client.shutdown(socket.SHUT_WR)
+            said = received(client)
+        assert said.count(b"HTTP/1.1 ") == 1
+        assert "both Content-Length and Transfer-Encoding" in failure(json.loads(said.partition(b"\r\n\r\n")[2]), 1000)
+    assert doors.service.entries == {}
 
 
 @pytest.mark.parametrize("data", [b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{", b"POST / HT"])
@@ -347,3 +363,11 @@ def test_settings_that_cannot_be_are_refused_at_start(options, text):
         serve_options(**options)
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_given_twice_among_many_is_found_at_once():
+    body = b"{" + b",".join(b'"%d":1' % number for number in range(40_000)) + b',"39999":2}'
+    began = time.thread_time()
+    with pytest.raises(Failure, match="the name 39999 occurs twice"):
+        parse(body)
+    assert time.thread_time() - began < 2  # it was a minute, in which the daemon did nothing else

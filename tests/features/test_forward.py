@@ -16,6 +16,7 @@ from hopline.features.forward import (
     device_of,
     freshness,
     key_of,
+    keys_of,
     mac_word,
     packed_next_hop,
     parse_mac,
@@ -261,3 +262,11 @@ def test_what_is_recovered_resolves_to_what_was_there(name):
     hop = recovered_next_hop(adjacency, NAMES)
     if hop is not None:
         assert resolve(hop, FACTS) == adjacency
+
+
+@given(
+    st.one_of(st.lists(st.ip_addresses(v=4).map(str)), st.lists(st.ip_addresses(v=6).map(str)), st.lists(prefixes()))
+)
+def test_many_keys_are_those_of_each(destinations):
+    one_table = [to for to in destinations if table_of(to) == table_of(destinations[0])]
+    assert keys_of(one_table) == b"".join(map(key_of, one_table))

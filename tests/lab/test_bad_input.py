@@ -84,7 +84,11 @@ REFUSED = {
     "link-local destination": (forward_add("fe80::/64"), ["link-local"]),
     "loopback destination": (forward_add("127.0.0.1"), ["loopback"]),
     "via no neighbour": (forward_add("10.8.0.1", "--via", "192.0.2.1"), ["192.0.2.1", "neighbour"]),
-    "via our own address": (forward_add("10.8.0.1", "--via", "10.2.0.1"), ["10.2.0.1"]),
+    "via our own address": (forward_add("10.8.0.1", "--via", "10.2.0.1"), ["10.2.0.1", "this host's own address"]),
+    "via our own address, by device": (
+        forward_add("10.8.0.1", "--via", "10.2.0.1", "--dev", "right"),
+        ["10.2.0.1", "this host's own address"],
+    ),
     "via the other family": (forward_add("10.8.0.1", "--via", "fd00:2::2"), ["fd00:2::2", "IPv6"]),
     "via a link-local without device": (forward_add("fd00:8::1", "--via", "fe80::1"), ["fe80::1", "dev"]),
     "via, unknown device": (forward_add("10.8.0.1", "--via", "10.2.0.2", "--dev", "nosuch"), ["nosuch"]),

@@ -7,6 +7,7 @@ namespace and instance by wrappers on PATH.
 
 import os
 import re
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 
 import hopline
 from clang import compile_bpf
+from hopline.features.probe import Fields, probe_frame
 from hopline.lab.shell import enter, environment, hopline_command
 from lab.net import Daemon, Router, missing_tools, sh
 from lab.traffic import wait_for
@@ -148,12 +150,22 @@ class Console:
             time.sleep(0.05)
 
 
+def capture() -> bytes:
+    """mystery.pcap of docs/features/explain.md: what came in by `left` in a bad moment."""
+    mac = bytes.fromhex("020000000101")
+    fields = [{"dst": "10.2.0.2"}] * 7 + [{"dst": "10.2.0.77"}] * 2 + [{"dst": "10.2.0.2", "ttl": 1}]
+    frames = [probe_frame(Fields(src="10.1.0.2", **each), mac) for each in fields]
+    head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 18, 1)
+    return head + b"".join(struct.pack("<IIII", 0, 0, len(each), len(each)) + each for each in frames)
+
+
 @pytest.fixture
 def console(router, daemon, tmp_path):
     """The router of the pages with its daemon running and no interface yet, its hosts past their first words."""
     router.warm()
     for ns in (router.client.ns, router.ns, router.server.ns):
         wait_for(lambda ns=ns: not sh(ns, "ip -6 address show tentative").stdout)
+    (tmp_path / "mystery.pcap").write_bytes(capture())
     serving = daemon(router.ns, *FWD_API)
     return Console(router, serving.instance, tmp_path)
 
@@ -176,7 +188,9 @@ def run_python(ns: str, text: str, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/features/forward.md", "docs/intent.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/features/forward.md", "docs/features/explain.md", "docs/intent.md"]
+)
 def test_the_examples_of_a_page_print_what_it_says(console, page):
     shown = examples(page)
     assert len(shown) >= 4
@@ -202,7 +216,7 @@ def test_the_daemon_of_the_readme_is_driven_from_python(router, daemon, tmp_path
     lines = printed.splitlines()
     assert lines[0] == f"10.2.0.0/24 right {router.server.mac} followed"
     assert lines[1] == "FORWARDED"
-    assert "  operator entry 10.2.0.0/24" in lines
+    assert "  operator entry 10.2.0.0/24 (prefix): via 10.2.0.2" in lines
     interfaces = {line.partition(" ")[0]: line for line in lines[-2:]}
     assert interfaces["left"].startswith("left native {")
     assert "'FORWARDED': Count(packets=" in interfaces["left"]

@@ -16,6 +16,7 @@ from hopline.errors import HoplineError
 from hopline.kernel import Map
 from hopline.lab.shell import enter, environment, hopline_command
 from lab.net import missing_tools, sh
+from lab.netlink_room import needs_told_features
 from lab.node import kernel_entries, shown_entries, store_entries
 from lab.traffic import (
     LOST,
@@ -183,6 +184,7 @@ def killed_at_bpf_call(daemon, number: int) -> bool:
         started.wait()
 
 
+@needs_told_features
 def test_an_entry_by_a_device_that_takes_no_redirect_says_so(wide, serving):
     flows = [*enter_followed(serving, wide), enter_fixed(serving, wide)]
     only_xdp_forwards(wide)

@@ -7,7 +7,7 @@ import pytest
 from hopline.kernel import netns
 from hopline.kernel.netlink import query
 from hopline.kernel.netlink.traps import traps
-from lab.netlink_room import needs_root, room, shell
+from lab.netlink_room import needs_root, needs_told_features, room, shell
 
 pytestmark = needs_root
 
@@ -65,6 +65,7 @@ def test_a_peer_in_the_namespace_of_a_process(ns):
             process.kill()
 
 
+@needs_told_features
 def test_a_peer_that_cannot_be_looked_into(ns, monkeypatch):
     with room() as far:
         shell(ns, f"ip link add x0 type veth peer name x1 netns {far}")

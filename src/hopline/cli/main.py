@@ -25,6 +25,7 @@ _COMMANDS = {
     "detach": ("detach:detach", "Remove this instance from the kernel and keep its intent."),
     "diff": ("intent:diff", "Show what `apply` would add, change and remove."),
     "doctor": ("doctor:doctor", "Check this host for what stops or slows Hopline."),
+    "explain": ("explain:explain", "What would be done with a packet, and why."),
     "export": ("intent:export", "Print the intent as a document."),
     "forward": ("forward:forward", "Where packets to a destination go next."),
     "history": ("intent:history", "The last changes of the intent: when, by whom, what."),

@@ -10,16 +10,16 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from hopline.daemon.api.answers import ErrorBody
+from hopline.daemon.api.answers import ErrorBody, refusal
 from hopline.daemon.encode import encoder
 from hopline.daemon.peer import peer_of
 
@@ -132,6 +132,29 @@ class Conversation(H11Protocol):
             self._timer = self.loop.call_later(HANDSHAKE_SECONDS, self.transport.abort)
 
 
+def _of_one_meaning(app: ASGIApp) -> ASGIApp:
+    """Return an app that is not asked what may be read in two ways: that is refused, and ends the connection."""
+
+    async def asked(scope: Scope, receive: Receive, send: Send) -> None:
+        why = ambiguity(scope["http_version"].encode(), {name for name, _ in scope["headers"]})
+        if why:
+            answer = refusal("invalid_input", why, "request", "send HTTP/1.1, and one length", Connection="close")
+            await answer(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return asked
+
+
+def ambiguity(version: bytes, headers: Collection[bytes]) -> str:
+    """Return why a request may be read in another way than h11 reads it, or "" (RFC 9112 sections 2.3 and 6.1)."""
+    if not version.startswith(b"1."):
+        return f"HTTP/{version.decode()} is not spoken here"
+    if b"content-length" in headers and b"transfer-encoding" in headers:
+        return "both Content-Length and Transfer-Encoding are given"
+    return ""
+
+
 class Door:
     """A listening socket and its connections; `open` begins, `close` ends."""
 
@@ -141,7 +164,7 @@ class Door:
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._config = uvicorn.Config(
-            app,
+            _of_one_meaning(app),
             http="h11",
             ws="none",
             lifespan="off",

@@ -12,6 +12,7 @@ hosts, as the seed did; an entry whose next hop is not resolved yet has no MAC a
 import json
 import logging
 import math
+from collections import Counter
 from enum import IntEnum
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any, NoReturn
@@ -170,8 +171,8 @@ def parse(body: bytes) -> dict[str, Any]:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        times = Counter(name for name, _ in pairs)
+        twice = next(name for name in value if times[name] > 1)
         raise Failure(Code.FORMAT, f"the name {shown(twice)} occurs twice: give each once")
     return value
 

@@ -15,6 +15,7 @@ from typing import Self
 import h11
 
 from hopline.daemon.asker import asker
+from hopline.daemon.door import ambiguity
 from hopline.daemon.fwd_api import BODY_MOST, Code, Failure, FwdApi, failed
 from hopline.daemon.options import Endpoint
 from hopline.errors import Refused
@@ -156,6 +157,8 @@ class _Conversation:
             self._http.receive_data(await self._reader.read(_CHUNK))
 
     async def _body(self, request: h11.Request) -> bytes:
+        if why := ambiguity(request.http_version, {name for name, _ in request.headers}):
+            raise Failure(Code.READ, f"{why}: send HTTP/1.1, and one length")
         too_large = Failure(Code.READ, f"larger than {BODY_MOST} bytes: send a smaller request")
         for name, value in request.headers:
             if name == b"content-length" and int(value) > BODY_MOST:

@@ -14,6 +14,7 @@ from hopline.daemon.service import Service
 from hopline.daemon.tracer import print_decisions
 from hopline.errors import HoplineError, Refused
 from hopline.kernel import bpffs, capability
+from hopline.kernel.needs import lacks
 
 log = logging.getLogger("hopline")
 
@@ -24,6 +25,13 @@ def check_rights() -> None:
     programs = held.has(capability.SYS_ADMIN) or held.has(capability.BPF, capability.PERFMON)
     if not held.has(capability.NET_ADMIN) or not programs:
         raise Refused("serve: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed: run it as root")
+
+
+def check_kernel() -> None:
+    """Refuse to start where the pipeline cannot run, before anything is made."""
+    reason = lacks()
+    if reason:
+        raise Refused(f"serve: Linux {os.uname().release} cannot run the pipeline: {reason}")
 
 
 def give_up_rights(service: Service) -> None:
@@ -82,6 +90,7 @@ def run(options: ServeOptions) -> int:
     os.umask(0o077)
     try:
         check_rights()
+        check_kernel()
         raise_file_limit()
         bpffs.root()
         with contextlib.suppress(KeyboardInterrupt):

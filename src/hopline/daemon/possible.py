@@ -112,6 +112,8 @@ class Possible:
     def next_hop(self, hop: NextHop, reach: Mapping[str, str]) -> None:
         """Refuse a next hop that no device of this host leads to; `reach` says which leads to a `via`."""
         name = hop.dev
+        if hop.via in self._surroundings.watch.local.addresses:
+            raise InvalidInput("via", f"{hop.via} is this host's own address", "give the neighbour's")
         if name is None and hop.via is not None:
             name = reach.get(hop.via)
             if name is None:

@@ -27,7 +27,8 @@ def decision(attachments: Attachments, event: np.void, names: dict[int, str]) ->
     if verdict != "FORWARDED":
         return line
     found = layout.enum("lookup")(int(note["found"])).name.removeprefix("LOOKUP_").lower()
-    origin = "learned" if note["adjacency"] >= attachments.datapath.learned_base or found == "fib" else "operator"
+    first, base = attachments.datapath.ids.ADJACENCY_ID_FIRST, attachments.datapath.learned_base
+    origin = "operator" if first <= note["adjacency"] < base else "learned"
     out = names.get(int(note["ifindex"]), int(note["ifindex"]))
     source, destination = word_mac(int(note["source"])), word_mac(int(note["destination"]))
     return f"{line} by {origin} entry ({found}) to {out} {source} > {destination}"

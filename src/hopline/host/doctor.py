@@ -80,11 +80,14 @@ def _bpffs() -> Finding:
 
 def _xdp() -> Finding:
     try:
+        from hopline.kernel.needs import lacks
         from hopline.kernel.program import has_helper
 
-        able = has_helper(_XDP_PROGRAM, _FIB_LOOKUP)
+        reason, able = lacks(), has_helper(_XDP_PROGRAM, _FIB_LOOKUP)
     except (HoplineError, ImportError, OSError) as error:
         return Finding("fail", "xdp", f"no xdp program can be loaded: {error}")
+    if reason:
+        return Finding("fail", "xdp", f"Linux {os.uname().release} cannot run the pipeline: {reason}")
     if able:
         return Finding("ok", "xdp", "programs load, and may ask the fib")
     return Finding("fail", "xdp", "the kernel refuses an xdp program: it needs CONFIG_BPF_SYSCALL")
@@ -142,17 +145,20 @@ def _learning(link: Link, policy: PolicySnapshot) -> Iterator[Finding]:
 
 def _mode(link: Link, features: DeviceFeatures) -> Finding:
     if features.native_xdp:
-        guess = "" if features.known else " (by its kind: this kernel does not tell)"
-        return Finding("ok", link.name, f"runs xdp in its driver{guess}")
+        return Finding("ok", link.name, f"runs xdp in its driver{_guess(features)}")
     return Finding("warn", link.name, "its driver runs no xdp: --mode generic works, slower")
 
 
 def _target(link: Link, features: DeviceFeatures) -> Finding:
     if features.redirect_target:
-        return Finding("ok", link.name, "takes packets redirected to it")
+        return Finding("ok", link.name, f"takes packets redirected to it{_guess(features)}")
     if features.generic_target and link.kind == "":
         text = "takes redirected packets from interfaces in generic mode; from native ones only if its driver can"
         return Finding("warn", link.name, f"{text}, which shows once hopline is attached to it")
     if features.generic_target:
         return Finding("warn", link.name, "takes redirected packets only from interfaces in generic mode")
     return Finding("warn", link.name, "takes no redirected packets: what leaves by it goes the kernel's way")
+
+
+def _guess(features: DeviceFeatures) -> str:
+    return "" if features.known else " (by its kind: this kernel does not tell)"

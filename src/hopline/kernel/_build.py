@@ -1,4 +1,4 @@
-"""cffi builder of hopline.kernel._libbpf: the system's libbpf plus the C in native.c and ring.c, as an abi3 extension.
+"""cffi builder of hopline.kernel._libbpf: the system's libbpf plus our own C, as an abi3 extension.
 
 native.h is what cffi is told; cffi's generated C includes both and compares every prototype and struct with it.
 """
@@ -14,7 +14,7 @@ builder = FFI()
 builder.cdef((HERE / "native.h").read_text())
 builder.set_source(
     "hopline.kernel._libbpf",
-    "".join((HERE / name).read_text() for name in ("native.c", "ring.c")),
+    "".join((HERE / name).read_text() for name in ("native.c", "ring.c", "runs.c")),
     libraries=["bpf"],
     extra_compile_args=["-O2", "-Wall"],
     py_limited_api=True,

@@ -52,6 +52,10 @@ REPEATED = {
     Kind.FUNC_PROTO: 8,
     Kind.DATASEC: 12,
 }
+# types that are part of a value of another: through these a type cannot come back to itself
+CONTAINED = MODIFIERS | {Kind.TYPEDEF, Kind.ARRAY}
+DEEPEST = 32  # as the kernel has it: MAX_RESOLVE_DEPTH of kernel/bpf/btf.c
+LARGEST = 0xFFFFFFFF  # octets of a value: sizes are 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class Btf:
         self.types: list[Type] = [Type(0, Kind.VOID, "void")]
         try:
             self._parse(bytes(data))
+            self._check()
         except (struct.error, ValueError, IndexError) as error:
             raise LayoutError(f"read btf of {name}: {error}") from error
 
@@ -121,8 +126,32 @@ class Btf:
         strings = data[header + strings_at : header + strings_at + strings_size]
         if end > len(data) or len(strings) != strings_size:
             raise ValueError("cut short")
+        data = data[:end]
         while start < end:
             start = self._parse_type(data, start, strings, order)
+
+    def _check(self) -> None:
+        """Refuse what no compiler writes and a reader would fall for: ValueError."""
+        depths: dict[int, int] = {}
+        for found in self.types:
+            mentioned = [found.target, *(m.type_id for m in found.members), *(part[0] for part in found.section)]
+            if max(mentioned) >= len(self.types):
+                raise ValueError(f"type {found.id} names type {max(mentioned)}, and there are {len(self.types)}")
+            self._depth(found, depths)
+            if found.kind is Kind.ARRAY and self.size_of(found.id) > LARGEST:
+                raise ValueError(f"type {found.id} is an array of more than {LARGEST} bytes")
+
+    def _depth(self, found: Type, depths: dict[int, int], above: int = 0) -> int:
+        """How many types lie in each other in `found`."""
+        if found.id not in depths:
+            parts = [m.type_id for m in found.members] or [found.target] * (found.kind in CONTAINED)
+            depth = 0
+            if above <= DEEPEST:
+                depth = max((1 + self._depth(self.types[part], depths, above + 1) for part in parts), default=0)
+            if above + depth > DEEPEST:
+                raise ValueError(f"type {found.id} lies within itself, or more than {DEEPEST} types in each other")
+            depths[found.id] = depth
+        return depths[found.id]
 
     def _parse_type(self, data: bytes, at: int, strings: bytes, order: str) -> int:
         name_at, info, size_or_type = struct.unpack_from(order + "III", data, at)
@@ -130,9 +159,14 @@ class Btf:
         vlen, flag = info & 0xFFFF, bool(info >> 31)
         at += 12
         end = at + FIXED.get(kind, 0) + REPEATED.get(kind, 0) * vlen
+        if end > len(data):
+            raise ValueError("cut short")
 
         def text(offset: int) -> str:
-            return strings[offset : strings.index(b"\0", offset)].decode()
+            name = strings[offset : strings.index(b"\0", offset)].decode()
+            if not name.isprintable():
+                raise ValueError(f"type {len(self.types)} has a name that is no text")
+            return name
 
         def parts(form: str) -> Iterator[tuple[int, ...]]:
             return struct.iter_unpack(order + form, data[at:end])

@@ -153,6 +153,19 @@ int hl_probe_helper(int program_type, int helper)
     return 1;
 }
 
+int hl_probe_instructions(int program_type, const void *instructions, uint32_t count)
+{
+    char log[4096] = "";
+    LIBBPF_OPTS(bpf_prog_load_opts, options, .log_buf = log, .log_size = sizeof(log), .log_level = 1);
+    int fd = bpf_prog_load(program_type, "hl_probe", "GPL", instructions, count, &options);
+
+    if (fd >= 0) {
+        close(fd);
+        return 1;
+    }
+    return log[0] ? 0 : fd; /* the verifier's refusal, or it did not come to the verifier */
+}
+
 int hl_test_run(int fd, struct hl_test_run *run)
 {
     /* the kernel wants data_end to be the packet's length when a context is given (net/bpf/test_run.c) */

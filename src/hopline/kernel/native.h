@@ -86,6 +86,7 @@ int bpf_link_get_fd_by_id(uint32_t id);
 int bpf_link_get_next_id(uint32_t id, uint32_t *next);
 int libbpf_num_possible_cpus(void);
 int hl_probe_helper(int program_type, int helper);
+int hl_probe_instructions(int program_type, const void *instructions, uint32_t count);
 
 /* BPF_PROG_TEST_RUN; context: 0 none, 1 struct xdp_md, 2 struct __sk_buff */
 struct hl_test_run {
@@ -146,6 +147,12 @@ uint64_t hl_ring_available(struct hl_ring *ring);
 uint64_t hl_ring_drain(struct hl_ring *ring, char *span, uint64_t room, uint64_t *records, uint64_t *discarded);
 void hl_span_index(const char *span, uint64_t used, uint64_t *offsets, uint64_t *lengths);
 void hl_span_gather(const char *span, uint64_t used, char *records, uint64_t record_size);
+
+/* Runs an XDP program once on each of `count` frames, which lie behind one another in `frames`: frame i has held[i]
+   octets there, and zeros up to lengths[i]. The record that its run sends to the ring, the caller's own, is copied to
+   records[i]; `done` frames were run. -ENODATA where one sent none. */
+int hl_run_each(int fd, struct hl_ring *ring, const char *frames, const uint32_t *held, const uint32_t *lengths,
+                uint32_t count, uint32_t ifindex, char *records, uint32_t record_size, uint32_t *done);
 
 /* namespaces and file systems */
 int hl_setns(int fd, int kind);

@@ -47,9 +47,7 @@ class Layout:
             found = self.btf.find(Kind.ENUM, name) or self.btf.find(Kind.ENUM64, name)
             if found is None:
                 raise LayoutError(f"{self.name}: no enum {name}")
-            # a name known only at run time is more than mypy follows
-            make: Any = IntEnum
-            self._enums[name] = make(name, dict(found.values))
+            self._enums[name] = self._int_enum(found)
         return self._enums[name]
 
     def require(self, struct: str, *fields: str) -> np.dtype[Any]:
@@ -63,8 +61,29 @@ class Layout:
     def dtype(self, type_id: int) -> np.dtype[Any]:
         """The dtype of any BTF type by number."""
         if type_id not in self._dtypes:
-            self._dtypes[type_id] = self._derive(type_id)
+            found = self.btf.types[type_id]
+            what = f"{self.name}: {found.kind.name.lower()} {found.name or '(unnamed)'}"
+            try:
+                dtype = self._derive(type_id)
+            except (TypeError, ValueError) as error:
+                raise LayoutError(f"{what}: {error}") from error
+            if dtype.itemsize != self.btf.size_of(type_id):
+                raise LayoutError(f"{what}: takes {self.btf.size_of(type_id)} bytes, and should {dtype.itemsize}")
+            self._dtypes[type_id] = dtype
         return self._dtypes[type_id]
+
+    def _int_enum(self, found: Type) -> type[IntEnum]:
+        # a name known only at run time is more than mypy follows
+        make: Any = IntEnum
+        try:
+            made: type[IntEnum] = make(found.name, found.values)
+            same = list(made.__members__.items()) == list(found.values)
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            # such as `mro`, `_` or `__x__`, or one name twice
+            raise LayoutError(f"{self.name}: enum {found.name} has a name that no Python enum can have")
+        return made
 
     def _derive(self, type_id: int) -> np.dtype[Any]:
         known = self._by_typedef(type_id)
@@ -101,10 +120,7 @@ class Layout:
                     return np.dtype(BIG_ENDIAN[found.name])
                 if found.name in ADDRESSES:
                     kind, code = ADDRESSES[found.name]
-                    dtype: np.dtype[Any] = np.dtype(code, metadata={"kind": kind})
-                    if dtype.itemsize != self.btf.size_of(found.id):
-                        raise LayoutError(f"{self.name}: {found.name} has not {dtype.itemsize} bytes")
-                    return dtype
+                    return np.dtype(code, metadata={"kind": kind})
             found = self.btf.types[found.target]
         return None
 
@@ -133,7 +149,4 @@ class Layout:
                 names.append(name)
                 formats.append(field)
                 offsets.append(offset + inside)
-        try:
-            return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": found.size})
-        except ValueError as error:
-            raise LayoutError(f"{self.name}: struct {found.name}: {error}") from error
+        return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": found.size})

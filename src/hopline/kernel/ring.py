@@ -6,6 +6,7 @@ A span is what one drain found: records of [u32 length][u32 0][bytes, padded to 
 import errno
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,14 @@ class RingBuffer:
             self.records += counts[0]
             self.discarded += counts[1]
             return Span(data[:used], int(counts[0]))
+
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """Hold the ring for C that drains it by itself; nobody else does meanwhile, and it stays mapped."""
+        with self._lock:
+            if self._ring is None:
+                raise KernelError(f"drain ring {self.map.name}", errno.EBADF, "it is closed")
+            yield self._ring
 
     def close(self) -> None:
         """Unmap the ring; the map stays."""

@@ -117,7 +117,7 @@ def _dispatch(handlers: dict[str, Handler]) -> Handler:
                 asker.set(await asker_of(request.scope))
             return await handlers[method](request)
         except Exception as error:
-            return refused(error, f"{request.method} {request.url.path}")
+            return refused(error, f"{request.method} {request.scope['path']}")
 
     return handle
 
@@ -125,9 +125,9 @@ def _dispatch(handlers: dict[str, Handler]) -> Handler:
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
-        detail = f"{request.method} is not possible on {shown(request.url.path)}"
+        detail = f"{request.method} is not possible on {shown(request.scope['path'])}"
         response = refusal("invalid_input", detail, "method")
         response.status_code = status
         response.headers.update(getattr(error, "headers", None) or {})
         return response
-    return refusal("not_found", f"{shown(request.url.path)}: no such resource")
+    return refusal("not_found", f"{shown(request.scope['path'])}: no such resource")

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -12,12 +12,15 @@ from starlette.requests import Request
 from hopline.config import Forward, Intent, Interface, checked_forward, checked_forwards, checked_interface, shown
 from hopline.daemon.api.answers import JSON
 from hopline.daemon.api.room import MIB, Room
-from hopline.document import BulkReader, read_json
+from hopline.document import BulkReader, json, read_json
+from hopline.document.values import typed
 from hopline.errors import InvalidInput, InvalidInputs, Problems
+from hopline.explain import Batch, Question, checked_batch, checked_question
 from hopline.intent import Wanted
 
 BODY_MOST = 64 * MIB  # bytes of a body in general
 DOCUMENT_MOST = 256 * MIB  # bytes of a whole intent; a million forwards with MAC addresses are about 100
+EXPLAIN_MOST = 4 * MIB  # bytes of frames to explain; who only looks may send them
 UPLOAD_MOST = 512 * MIB  # bytes of a bulk upload, which is not held
 BODY_SECONDS = 60.0  # for a whole body; a client that has stopped sending does not hold its memory for ever
 UPLOAD_SECONDS = 600.0
@@ -26,7 +29,8 @@ FED_AT_ONCE = MIB  # bytes given to the reader of an upload
 
 _CURL_SAYS = "application/x-www-form-urlencoded"  # of whatever its -d sends, unless it is told
 
-T = TypeVar("T")
+_DESCRIBED = "GET /openapi.json says what it may be"
+
 UPLOADS: dict[str, Literal["csv", "jsonl"]] = {"text/csv": "csv", "application/x-ndjson": "jsonl"}
 _PLACE = re.compile(r"forward\[(\d+)\]")
 _MEDIA_TYPE = re.compile(r"\s*([\w.+-]+/[\w.+-]+)\s*(?:;.*)?", re.ASCII)
@@ -162,17 +166,36 @@ def _media_type(request: Request, accepted: tuple[str, ...]) -> str:
 
 
 def decode(body: bytes, kind: Any, name: str = "") -> Any:
-    """Decode JSON into `kind`; InvalidInput names the field that is wrong, after `name`."""
+    """Decode JSON into `kind`; InvalidInput names the field that is wrong, or given twice, after `name`."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        value = msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        detail, _, place = str(error).partition(" - at `$")
-        field = f"{name}{place.rstrip('`')}".lstrip(".") or "body"
-        raise InvalidInput(field, detail[:1].lower() + detail[1:]) from None
+        raise _ill_typed(json.objects(body, "body"), kind, str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput("body", f"not JSON: {str(error).lower()}") from None
+        raise json.refusal(str(error), body, "body") from None
     except RecursionError:
-        raise InvalidInput("body", "nested too deeply") from None
+        raise InvalidInput("body", "nested too deeply", _DESCRIBED) from None
+    if not isinstance(value, list):
+        _check_once(json.objects(body, "body"), name)
+    elif value and isinstance(value[0], Forward) and json.repeats(body, Forward, value):
+        for place, entry in enumerate(json.objects(body, "body")):
+            _check_once(entry, f"{name}[{place}].")
+    return value
+
+
+def _ill_typed(given: Any, kind: Any, found: str) -> InvalidInput:
+    """Return what is wrong with an object that is no `kind`, as the document says it."""
+    try:
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            typed(kind, "body", given)
+    except InvalidInput as error:
+        return error if error.field else InvalidInput("body", error.detail, error.hint)
+    return InvalidInput("body", shown(found), _DESCRIBED)
+
+
+def _check_once(given: Any, where: str) -> None:
+    for name in getattr(given, "repeated", ()):
+        raise InvalidInput(f"{where}{name}", "given twice", "give each field once")
 
 
 def _interface(body: bytes) -> Interface:
@@ -212,12 +235,22 @@ def _wrong_forwards(body: bytes) -> InvalidInput:
         try:
             checked_forward(decode(bytes(entry), Forward))
         except InvalidInput as error:
-            problems.add(error.within(f"forward[{place}]."))
+            whole = error.field == "body"
+            where = f"forward[{place}]"
+            problems.add(InvalidInput(where, error.detail, error.hint) if whole else error.within(f"{where}."))
     try:
         problems.refuse()
     except InvalidInput as error:
         return error
     raise AssertionError("a list that did not decode has entries that do")
+
+
+def _question(body: bytes) -> Question:
+    return checked_question(decode(body, Question))
+
+
+def _batch(body: bytes) -> Batch:
+    return checked_batch(decode(body, Batch))
 
 
 INTERFACE = Body(Interface, _interface)
@@ -226,3 +259,5 @@ FORWARDS = Body(Forward | list[Forward], _forwards)
 FLUSH = Body(Flush, _flush)
 DOCUMENT = Body(Intent, read_json, DOCUMENT_MOST)
 UPLOAD = Body(str, None, UPLOAD_MOST, tuple(UPLOADS))
+QUESTION = Body(Question, _question, EXPLAIN_MOST)
+BATCH = Body(Batch, _batch, EXPLAIN_MOST)

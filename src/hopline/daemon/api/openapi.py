@@ -12,6 +12,8 @@ from hopline.daemon.api.body import Flush, InterfaceChange
 from hopline.daemon.api.operations import OPERATIONS, Operation
 from hopline.daemon.api.parameters import ADDRESS, DESTINATION, DEVICE, MAC, Parameter, Schema
 from hopline.daemon.encode import encoder
+from hopline.explain import BATCH_FRAMES, Batch, Question
+from hopline.features.probe import FLAGS, LONGEST, LONGEST_FRAME, SHORTEST_FRAME
 
 _REFERENCE = "#/components/schemas/{name}"
 _REFUSALS = {
@@ -27,6 +29,19 @@ _SPEAKS = {str(status): {"$ref": f"#/components/responses/{status}"} for status 
 
 _NULL: Schema = {"type": "null"}
 _STRING: Schema = {"type": "string"}
+_PROTOCOL: Schema = {"type": "string", "pattern": "^([Tt][Cc][Pp]|[Uu][Dd][Pp]|[Ii][Cc][Mm][Pp]|[0-9]{1,3})$"}
+_FLAGS: Schema = {"type": "string", "pattern": f"^[{''.join(FLAGS)}{''.join(FLAGS).lower()}]+$"}
+_FRAME: Schema = {"type": "string", "contentEncoding": "base64"}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, _NULL], "default": None}
+
+
+def _whole(least: int, most: int) -> Schema:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
 # what the checks refuse and the types let pass, as far as it is cheap to say
 _NARROWER: dict[type, dict[str, Schema]] = {
     Interface: {"name": DEVICE},
@@ -38,6 +53,25 @@ _NARROWER: dict[type, dict[str, Schema]] = {
         "via": {"anyOf": [ADDRESS, _NULL], "default": None},
     },
     Flush: {"origin": {"const": "learned"}},
+    Question: {
+        "in": _or_null(DEVICE),
+        "hex": _or_null({"type": "string", "pattern": "^[0-9A-Fa-fx:\\s-]*$"}),
+        "length": _or_null(_whole(SHORTEST_FRAME, LONGEST_FRAME)),
+        "src": _or_null(ADDRESS),
+        "dst": _or_null(ADDRESS),
+        "protocol": _or_null(_PROTOCOL),
+        "sport": _or_null(_whole(0, 65535)),
+        "dport": _or_null(_whole(0, 65535)),
+        "flags": _or_null(_FLAGS),
+        "ttl": _or_null(_whole(0, 255)),
+        "size": _or_null(_whole(20, LONGEST)),
+        "vlan": _or_null(_whole(0, 4094)),
+    },
+    Batch: {
+        "in": _or_null(DEVICE),
+        "frames": {"type": "array", "items": _FRAME, "minItems": 1, "maxItems": BATCH_FRAMES},
+        "lengths": _or_null({"type": "array", "items": _whole(SHORTEST_FRAME, LONGEST_FRAME)}),
+    },
 }
 _MORE: dict[type, Schema] = {
     Forward: {
@@ -47,6 +81,12 @@ _MORE: dict[type, Schema] = {
         ],
     },
     InterfaceChange: {"minProperties": 1},
+    Question: {
+        "anyOf": [
+            {"required": ["hex"], "properties": {"hex": _STRING}},
+            {"required": ["dst"], "properties": {"dst": _STRING, "hex": _NULL, "length": _NULL}},
+        ],
+    },
 }
 
 

@@ -8,7 +8,17 @@ from typing import Any
 from hopline.config import Intent
 from hopline.daemon.api import resources
 from hopline.daemon.api.answers import Changed
-from hopline.daemon.api.body import DOCUMENT, FLUSH, FORWARDS, INTERFACE, INTERFACE_CHANGE, UPLOAD, Body
+from hopline.daemon.api.body import (
+    BATCH,
+    DOCUMENT,
+    FLUSH,
+    FORWARDS,
+    INTERFACE,
+    INTERFACE_CHANGE,
+    QUESTION,
+    UPLOAD,
+    Body,
+)
 from hopline.daemon.api.parameters import Parameter, address, choice, destination, device, flag, number, seconds
 from hopline.daemon.protocol import (
     Applied,
@@ -21,6 +31,7 @@ from hopline.daemon.protocol import (
     NextHopRow,
     Status,
 )
+from hopline.explain import Explanation, Tallied
 
 DIFFERENCES_MOST = 1000
 CONFIRM_LEAST, CONFIRM_MOST = 1.0, 86_400.0  # seconds
@@ -83,6 +94,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("POST", "/forwards/load", resources.forward_load, Applied, (LIMIT,), UPLOAD),
     Operation("GET", "/forwards/get", resources.forward_get, ForwardAnswer, (ADDRESS, IN), view=True),
     Operation("POST", "/forwards/flush", resources.forward_flush, Changed, (), FLUSH),
+    Operation("POST", "/explain", resources.explain, Explanation, (), QUESTION, view=True),
+    Operation("POST", "/explain/batch", resources.explain_batch, Tallied, (), BATCH, view=True),
     Operation("GET", "/next-hops", resources.next_hops, list[NextHopRow], view=True),
     Operation("GET", "/intent", resources.intent, Intent, view=True),
     Operation("PUT", "/intent", resources.intent_put, Applied, (MERGE, DRY_RUN, CONFIRM, REVISION, LIMIT), DOCUMENT),

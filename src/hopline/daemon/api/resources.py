@@ -23,6 +23,7 @@ from hopline.daemon.protocol import (
     Status,
 )
 from hopline.errors import InvalidInput, NotFound
+from hopline.explain import Explanation, Tallied
 from hopline.intent import NOUNS, Wanted, document_of
 
 
@@ -109,6 +110,16 @@ async def forward_load(asked: Asked) -> Applied:
 async def forward_get(asked: Asked) -> ForwardAnswer:
     """Say what a packet to an address would get, from where, and why."""
     return await asked.service.forward_get(asked["address"], asked["in"])
+
+
+async def explain(asked: Asked) -> Explanation:
+    """Say what would be done with a packet, and why."""
+    return await asked.service.explain(asked.body)
+
+
+async def explain_batch(asked: Asked) -> Tallied:
+    """Say how many of these packets would get which verdict."""
+    return await asked.service.explain_batch(asked.body)
 
 
 async def forward_flush(asked: Asked) -> Changed:

@@ -129,6 +129,11 @@ def route_get(address: str, *, mark: int = 0, iif: int = 0, netlink: Socket | No
     else:
         with Socket(NETLINK_ROUTE) as own:
             answer = own.request(RTM_GETROUTE, body, asked=asked)[0]
+    return route_fields(family, answer)
+
+
+def route_fields(family: int, answer: bytes) -> RouteAnswer:
+    """What a route's body (rtmsg and attributes) says."""
     header = parse.ROUTE.unpack_from(answer)
     found = attributes(answer, 12)
     metrics = attributes(found.get(8, b""))
