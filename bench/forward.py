@@ -1,165 +1,236 @@
-"""ns a packet of `forward`, over the harness: `.venv/bin/python bench/forward.py [--quick]`.
+"""ns a packet of `forward`, over the harness: `.venv/bin/python bench/forward.py [--quick] [--json FILE]`.
 
 A harness in front of each program makes the packet whole again, walks the destinations by a permutation and tail-calls
 the program; with an empty program it is the row that is subtracted. All rows of one number of destinations take turns
-in each round. Printed are the minimum and the median of the rounds, and how far both are over the harness. The cache is
-given twice as many entries as there are destinations, at least the default.
+in each round; before each measured call there is one that is not, so that a row finds its own tables in the CPU's
+caches and not the row's before it. Printed are the minimum and the median of the rounds, how far both are over the
+harness, and how many packets in a hundred the flow cache did not answer. docs/performance.md explains the rows.
 
-What it does not show: the redirect itself, which a test run does not carry out; the driver; two CPUs at once; caches
-that are cold because something else runs in between. On a busy machine medians move by a quarter, minima by a
-twentieth.
+`--against FILE` puts another build of xdp.bpf.o beside this one, `--family` and `--destinations` measure a part. What
+no row shows: the redirect itself, which a test run does not carry out; the driver; two CPUs at once.
 """
 
+import argparse
 import contextlib
 import statistics
-import subprocess
-import sys
 import tempfile
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from world import NAMESPACE, in_world
+import cold
+from case import (
+    XDP_REDIRECT,
+    Case,
+    Pipeline,
+    Row,
+    Tables,
+    behind,
+    cache_lines,
+    cache_size_for,
+    compared_rows,
+    compiled,
+    open_case,
+    open_pipeline,
+)
+from emulate import Cost, emulated
+from record import Figure, save
+from world import in_world
 
-from hopline.daemon.ask import probe_packet
-from hopline.daemon.attachments import Attachments
-from hopline.daemon.datapath import PIPELINE, Datapath
+from hopline.daemon import datapath
 from hopline.daemon.options import CACHE_SIZE_DEFAULT
-from hopline.features.forward import Adjacency, mac_word
-from hopline.kernel import BpfObject, Program, bpffs
-from hopline.kernel.link import remove_pins
-from hopline.kernel.netlink import query
-from hopline.kernel.netlink.features import device_features
 
-SOURCE = Path(__file__).with_name("harness.bpf.c")
-FIRST = 0x0B000000  # 11.0.0.0, or the last word of an IPv6 destination
-FIRST6 = "2001:db8:9::"
-CACHE_LINE_WAYS = 8
-XDP_REDIRECT = 4
-LRU_ROOM = 2  # times as many entries as destinations, so that none is evicted
-
-
-@dataclass
-class Case:
-    """One family and number of destinations: its harness, and the programs that take turns behind it."""
-
-    family: int
-    destinations: int
-    harness: BpfObject
-    rows: dict[str, Program]
-    frame: bytes
-    datapath: Datapath
-    ingress: int
-
-    def run(self, row: str, packets: int) -> int:
-        """Return ns a packet of one call, the harness included."""
-        self.harness.map("under_test").set(0, self.rows[row].fd)
-        self.datapath.extend_lease()
-        return (
-            self.harness.program(f"restore{self.family}")
-            .test_run(self.frame, ifindex=self.ingress, repeat=packets)
-            .duration_ns
-        )
-
-    def verdict(self, row: str) -> int:
-        """Return what the program says of one packet."""
-        self.harness.map("under_test").set(0, self.rows[row].fd)
-        return self.harness.program(f"restore{self.family}").test_run(self.frame, ifindex=self.ingress).retval
-
-    def forwarded(self) -> int:
-        """Return how many packets the pipeline has forwarded."""
-        rows = self.datapath.maps["verdict_count"].sums()["packets"]
-        return int(rows[int(self.datapath.verdicts.FORWARDED) :: int(self.datapath.limits.VERDICT_SLOTS)].sum())
+# of which all rows are taken; the others are for the plot
+WHOLE = (1, 65_536, 1_048_576)
+SCALE = (1, 1_024, 16_384, 65_536, 262_144, 1_048_576)
+ENTRIES = (1, 1_024, 65_536, 1_048_576)
+ENTRIES_DESTINATIONS = 65_536
+PACKETS_LEAST = 20_000
+LEASE_TIMES = 1000  # a call of the bench may take longer than a lease
+HEAD = (
+    "family   dest. {:39}    min  median  over: min  median missed % instr calls looks lines"
+    "   (ns; of one packet: instructions, helper calls, look-ups, lines of maps)"
+)
+OTHER = "forward, exact, the other build"
+EMPTIED = ", nothing cached"
+PLOTTED = (OTHER, "empty", "one random line", "least possible", "FIB each packet", "FIB of 100,000 routes",
+           "LRU hash", "forward, exact", "empty, alone", "one random line, alone", "forward, exact, alone")  # fmt: skip
+# what a quick run leaves out, by the end of the name
+NOT_QUICK = ("hasty", "100,000 routes", "1,024 prefixes", "1,048,576 exact")
 
 
-def compiled(directory: Path) -> Path:
-    target = directory / "harness.bpf.o"
-    flags = ["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-I/usr/include/x86_64-linux-gnu"]
-    subprocess.run(["clang", *flags, "-c", str(SOURCE), "-o", str(target)], check=True)
-    return target
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured."""
+
+    quick: bool
+    families: tuple[int, ...]
+    destinations: tuple[int, ...]
+    against: Path | None
+
+    def rounds(self, destinations: int) -> int:
+        if self.quick:
+            return 20 if destinations < 65_536 else 6 if destinations < 1_000_000 else 2
+        if destinations not in WHOLE:
+            return 40
+        return 200 if destinations < 65_536 else 40 if destinations < 1_000_000 else 10
+
+    def all_rows(self, destinations: int) -> bool:
+        return destinations in WHOLE and not (self.quick and destinations == WHOLE[-1])
+
+    def wants(self, row: str, destinations: int) -> bool:
+        if self.quick and row.endswith(NOT_QUICK):
+            return False
+        return self.all_rows(destinations) or row in PLOTTED
 
 
-def opened(held: contextlib.ExitStack, path: Path, family: int, destinations: int) -> Case:
-    """Make everything for one case: an instance of its own with an operator's entry for each destination."""
-    name = f"{NAMESPACE}-{family}-{destinations}"
-    cache_size = max(CACHE_SIZE_DEFAULT, 2 * destinations)
-    datapath = Datapath.open(name, cache_size)
-    held.callback(lambda: (datapath.close(), remove_pins(bpffs.instance_dir(name))))
-    attachments = Attachments(datapath)
-    ingress, egress = query.link("in0"), query.link("out0")
-    for link in (ingress, egress):
-        attachments.know(link, device_features(link))
-    id = int(datapath.ids.ADJACENCY_ID_FIRST)
-    source = mac_word(egress.mac, attachments.slots[egress.index])
-    datapath.write_adjacency(id, Adjacency("READY", mac_word(ingress.mac, 1500), source, egress.index))
-    keys = keys_of(family, destinations)
-    datapath.maps[f"forward_exact{family}"].update_batch(keys, np.full(destinations, id, np.uint32))
-    first = str(IPv4Address(FIRST)) if family == 4 else str(IPv6Address(FIRST6) + FIRST)
-    frame = probe_packet(first, ingress.mac)
-    harness = held.enter_context(BpfObject.open(path, f"h{family}{destinations.bit_length()}"))
-    harness.set_rodata(
-        ethernet=frame[:14],
-        first=FIRST,
-        bits=destinations.bit_length() - 1,
-        checksum=sum(int.from_bytes(frame[i : i + 2], "little") for i in range(14, 30, 2) if i != 24),
-        lines_mask=cache_size // CACHE_LINE_WAYS - 1,
-    )
-    harness.resize("lines", cache_size // CACHE_LINE_WAYS)
-    harness.resize("lru", LRU_ROOM * destinations)
-    harness.load()
-    names = ("empty", *(("one_line", "rewriter", "lru_forward", "fib_forward") if family == 4 else ()))
-    rows = {row: held.enter_context(harness.program(row)) for row in names}
-    pipeline = held.enter_context(datapath.load_pipeline(attachments.slots[ingress.index], generic=False))
-    rows["forward"] = held.enter_context(pipeline.program(PIPELINE))
-    if family == 4:
-        hop = np.zeros(1, harness.map("lru").value_dtype)
-        hop["ifindex"] = egress.index
-        harness.map("lru").update_batch(keys, np.repeat(hop, destinations))
-    return Case(family, destinations, harness, rows, frame, datapath, ingress.index)
+def wanted_tables(destinations: int) -> dict[str, Tables]:
+    """The rows of forward by name: what each has behind its cache."""
+    sized = cache_size_for(destinations)
+    wanted = {
+        "forward, exact": Tables("exact", destinations, sized),
+        "forward, prefixes": Tables("prefix", destinations, sized),
+        "forward, learned": Tables("learned", 0, sized),
+    }
+    if cache_size_for(destinations, 1) > CACHE_SIZE_DEFAULT:
+        wanted["forward, cache of 1x"] = Tables("exact", destinations, cache_size_for(destinations, 1))
+        wanted["forward, cache too small"] = Tables("exact", destinations, CACHE_SIZE_DEFAULT)
+    if destinations == ENTRIES_DESTINATIONS:
+        # over tables of their own, since a cache that has just been emptied takes more than a walk to settle
+        wanted |= {name + EMPTIED: tables for name, tables in wanted.items()}
+        for entries in ENTRIES:
+            if entries != destinations:
+                wanted[f"forward, {entries:,} prefixes"] = Tables("prefix", entries, sized)
+        wanted[f"forward, {ENTRIES[-1]:,} exact"] = Tables("exact", ENTRIES[-1], sized)
+    return wanted
 
 
-def keys_of(family: int, destinations: int) -> np.ndarray:
-    last = (np.arange(destinations, dtype=np.uint32) + np.uint32(FIRST)).astype(">u4")
-    if family == 4:
-        return last
-    whole = np.zeros((destinations, 16), np.uint8)
-    whole[:] = np.frombuffer(IPv6Address(FIRST6).packed, np.uint8)
-    whole[:, 12:] = last.view(np.uint8).reshape(-1, 4)
-    return whole
+def forward_rows(pipelines: dict[str, Pipeline]) -> list[Row]:
+    rows = [Row(name, pipeline.program, XDP_REDIRECT, pipeline) for name, pipeline in pipelines.items()]
+    for row in rows:
+        if row.pipeline is not None and row.name.endswith(EMPTIED):
+            row.prepare = row.pipeline.datapath.bump_generation
+    return rows + [behind(harness, rows[0]) for harness in ("alone", "hasty")]
 
 
-def measured(case: Case, rounds: int, packets: int) -> None:
-    for row in case.rows:
-        # twice over, so that what can be cached is
-        case.run(row, max(packets, 2 * case.destinations))
-    before = case.forwarded()
-    found: dict[str, list[int]] = {row: [] for row in case.rows}
+def open_rows(held: contextlib.ExitStack, path: Path, family: int, destinations: int, extent: Extent) -> Case:
+    wanted = wanted_tables(destinations).items()
+    tables = {name: tables for name, tables in wanted if extent.wants(name, destinations)}
+    pipelines = {}
+    for number, name in enumerate(tables):
+        pipelines[name] = open_pipeline(held, family, tables[name], f"{family}-{number}")
+    if extent.against is not None:
+        ours, datapath.OBJECT = datapath.OBJECT, extent.against
+        pipelines[OTHER] = open_pipeline(held, family, tables["forward, exact"], f"{family}-other")
+        datapath.OBJECT = ours
+    for pipeline in pipelines.values():
+        pipeline.datapath.maps["state"].mmap()["lease_jiffies"][0] *= LEASE_TIMES
+    first = pipelines["forward, exact"]
+    case = open_case(held, path, family, destinations, cache_lines(first, family))
+    rows = compared_rows(held, case) + forward_rows(pipelines)
+    case.rows = [row for row in rows if extent.wants(row.name, destinations)]
+    return case
+
+
+def measured(case: Case, rounds: int) -> list[Figure]:
+    """Let all rows take turns; each is run once over all destinations before it is measured."""
+    packets = max(PACKETS_LEAST, case.destinations)
+    pipelines = {id(row.pipeline): row.pipeline for row in case.rows if row.pipeline}
+    before = {key: pipeline.forwarded() for key, pipeline in pipelines.items()}
+    found: dict[str, list[int]] = {row.name: [] for row in case.rows}
+    missed = dict.fromkeys(found, 0)
+    sent = dict.fromkeys(pipelines, 0)
     for _ in range(rounds):
         for row in case.rows:
-            found[row].append(case.run(row, packets))
-    if "fib_forward" in case.rows:
-        assert case.verdict("fib_forward") == XDP_REDIRECT, "the FIB has no route: its row would show nothing"
-    passed = rounds * packets - (case.forwarded() - before)
-    assert passed == 0, f"{passed} packets were not forwarded"
-    least = {row: min(values) for row, values in found.items()}
-    middle = {row: statistics.median(values) for row, values in found.items()}
-    for row in case.rows:
-        over = f"{least[row] - least['empty']:5} {middle[row] - middle['empty']:7g}"
-        print(f"IPv{case.family} {case.destinations:8} {row:12} {least[row]:5} {middle[row]:7g}   {over}", flush=True)
+            # with one, its tables are there after the first of thousands
+            before_it = case.destinations if case.destinations > 1 else 0
+            if before_it:
+                case.run(row, before_it)
+            row.prepare()
+            misses = row.pipeline.misses() if row.pipeline else 0
+            found[row.name].append(case.run(row, packets))
+            if row.pipeline:
+                missed[row.name] += row.pipeline.misses() - misses
+                sent[id(row.pipeline)] += packets + before_it
+    for key, pipeline in pipelines.items():
+        assert pipeline.forwarded() - before[key] == sent[key], f"{pipeline.tables}: not all packets were forwarded"
+    lru = len(case.harness.map(f"lru{case.family}").items()[0])
+    assert lru == case.destinations, "the LRU hash has evicted some: its row would show nothing"
+    return [figure(case, row, found, missed[row.name] / rounds / packets, packets) for row in case.rows]
 
 
-def measure() -> None:
-    quick = "--quick" in sys.argv
-    rounds, packets = (40, 20_000) if quick else (300, 50_000)
-    print("family  dest.  program        min  median   over: min  median  (ns a packet)")
+def counted(case: Case, row: Row) -> Cost:
+    """Return what a packet costs in instructions and the like, once what can be cached is."""
+    case.run(row, case.destinations)
+    row.prepare()
+    cost = emulated(row.program, case.frame, case.ingress)
+    assert cost.action == row.expected, f"{row.name}: the emulated program says {cost.action}: another path is counted"
+    return cost
+
+
+def figure(case: Case, row: Row, found: dict[str, list[int]], missed: float, packets: int) -> Figure:
+    cost = counted(case, row)
+    rounds, base = found[row.name], found[row.base] if row.base in found else found["empty"]
+    tables = row.pipeline.tables if row.pipeline else None
+    return Figure(
+        family=case.family,
+        destinations=case.destinations,
+        row=row.name,
+        least=min(rounds),
+        median=statistics.median(rounds),
+        over_least=min(rounds) - min(base),
+        over_median=statistics.median(rounds) - statistics.median(base),
+        rounds=len(rounds),
+        packets=packets,
+        missed=missed if tables else None,
+        entries=tables.entries if tables else None,
+        cache_size=tables.cache_size if tables else None,
+        table_lines=case.lines,
+        instructions=cost.instructions,
+        calls=cost.calls.total(),
+        lookups=cost.lookups.total(),
+        lines=cost.map_lines,
+    )
+
+
+def tell(figures: list[Figure]) -> None:
+    for one in figures:
+        ns = f"{one.least:6} {one.median:7g}   {one.over_least:7} {one.over_median:7g}"
+        missed = "" if one.missed is None else f"{100 * one.missed:.2f}"
+        counted = (one.instructions, one.calls, one.lookups, one.lines)
+        counts = " ".join("" if number is None else f"{number:5}" for number in counted)
+        print(f"IPv{one.family} {one.destinations:8} {one.row:38} {ns} {missed:>8} {counts}", flush=True)
+
+
+def measure(extent: Extent, target: Path | None) -> None:
+    figures: list[Figure] = []
+    print(HEAD.format("row"), flush=True)
     with tempfile.TemporaryDirectory() as directory:
         path = compiled(Path(directory))
-        for family in (4, 6):
-            for destinations in (1, 65_536, 1_048_576):
+        for family in extent.families:
+            for destinations in extent.destinations:
                 with contextlib.ExitStack() as held:
-                    measured(opened(held, path, family, destinations), rounds, packets)
+                    case = open_rows(held, path, family, destinations, extent)
+                    figures += measured(case, extent.rounds(destinations))
+                    tell(figures[-len(case.rows) :])
+                    if destinations == cold.DESTINATIONS:
+                        figures += (found := cold.measured(case, cold.QUICK if extent.quick else cold.ROUNDS))
+                        tell(found)
+    if target is not None:
+        save(target, quick=extent.quick, figures=[asdict(one) for one in figures])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="less often, and fewer rows")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="another build of xdp.bpf.o")
+    parser.add_argument("--family", type=int, choices=(4, 6), action="append")
+    parser.add_argument("--destinations", type=int, choices=SCALE, action="append")
+    asked = parser.parse_args()
+    destinations = tuple(asked.destinations or (WHOLE if asked.quick else SCALE))
+    extent = Extent(asked.quick, tuple(asked.family or (4, 6)), destinations, asked.against)
+    in_world(lambda: measure(extent, asked.json), full=not asked.quick)
 
 
 if __name__ == "__main__":
-    in_world(measure)
+    main()

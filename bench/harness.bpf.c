@@ -1,33 +1,38 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * The harness: in front of a program under test it makes the packet whole again and picks the next destination, then
- * tail-calls it. Beside it stand the programs that a row is compared with. None of this is shipped.
+ * tail-calls it. None of this is shipped.
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/in.h>
 #include <linux/in6.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#define FAMILY_INET 2
-#define FAMILY_INET6 10
+#include "compared.h"
 
-const volatile __u8 ethernet[ETH_HLEN]; /* as received */
-const volatile __u32 first; /* destination, host order; of IPv6 the last word */
+const volatile __u64 ethernet[2]; /* as received, 14 octets */
+const volatile __u32 first; /* destination, host order; of IPv6 its second word */
 const volatile __u32 bits; /* of the number of destinations, a power of two */
+const volatile __u32 shift; /* how far the destinations' numbers stand in the address from its end */
 const volatile __u32 checksum; /* of the header without destination and check, not folded; TTL is 64 */
-const volatile __u32 lines_mask; /* of `lines` */
 
-/* value: how many packets so far; page-aligned, so it shares its line with nothing */
+/* page-aligned, so it shares its line with nothing */
+struct walk {
+	__u64 packets; /* so far */
+	__u64 settled; /* only ever added to, by locked instructions */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct walk);
 } walked SEC(".maps");
 
 struct {
@@ -36,33 +41,6 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } under_test SEC(".maps");
-
-/* of the size of the cache beside it: what one random line of it costs is what any look-up must */
-struct line {
-	__u64 words[8];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__type(key, __u32);
-	__type(value, struct line);
-} lines SEC(".maps");
-
-/* an entry of the usual XDP forwarder: destination → device and addresses, learned ones evicting entered ones */
-struct hop {
-	__u32 ifindex;
-	__u8 destination[ETH_ALEN];
-	__u8 source[ETH_ALEN];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct hop);
-} lru SEC(".maps");
 
 /* A permutation of 0 … 2^bits - 1: a walk in order would stride through memory, which the prefetcher foresees. */
 static __always_inline __u32 scattered(__u32 i)
@@ -77,140 +55,111 @@ static __always_inline __u32 scattered(__u32 i)
 	return i ^ i >> half;
 }
 
-static __always_inline __u32 next_number(void)
+static __always_inline __be32 next_destination(struct walk *walk)
 {
-	__u32 zero = 0;
-	__u64 *count = bpf_map_lookup_elem(&walked, &zero);
-
-	return count ? scattered((*count)++) : 0;
+	return bpf_htonl(first + (scattered(walk->packets++) << shift));
 }
 
-static __always_inline void put_ethernet(struct ethhdr *eth)
+static __always_inline void put_ethernet(void *frame)
 {
-	for (int i = 0; i < ETH_HLEN; i++)
-		((__u8 *)eth)[i] = ethernet[i];
+	*(__u64 *)frame = ethernet[0];
+	*(__u32 *)(frame + 8) = ethernet[1];
+	*(__u16 *)(frame + 12) = ethernet[1] >> 32;
+}
+
+/*
+ * A locked instruction retires only when all stores before it are in the first-level cache. Without one, the program
+ * under test would read what still sits in the store buffer: a load that is wider than the store it needs, or spans
+ * two of them, then has to wait, which no packet that a card has put into memory makes it do.
+ */
+static __always_inline void settle(struct walk *walk)
+{
+	__sync_fetch_and_add(&walk->settled, 1);
+}
+
+static __always_inline int restore_ipv4(struct xdp_md *ctx, bool settled)
+{
+	void *frame = (void *)(long)ctx->data;
+	struct iphdr *ip = frame + ETH_HLEN;
+	__u32 zero = 0;
+	struct walk *walk = bpf_map_lookup_elem(&walked, &zero);
+
+	if ((void *)(ip + 1) > (void *)(long)ctx->data_end || !walk)
+		return XDP_ABORTED;
+	__be32 to = next_destination(walk);
+	__u32 sum = checksum + (to & 0xffff) + (to >> 16);
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = ~((sum & 0xffff) + (sum >> 16)) & 0xffff;
+	put_ethernet(frame);
+	*(__u32 *)&ip->ttl = sum << 16 | IPPROTO_UDP << 8 | 64;
+	ip->daddr = to;
+	if (settled)
+		settle(walk);
+	bpf_tail_call(ctx, &under_test, 0);
+	return XDP_ABORTED;
+}
+
+static __always_inline int restore_ipv6(struct xdp_md *ctx, bool settled)
+{
+	void *frame = (void *)(long)ctx->data;
+	struct ipv6hdr *ip = frame + ETH_HLEN;
+	__u32 zero = 0;
+	struct walk *walk = bpf_map_lookup_elem(&walked, &zero);
+
+	if ((void *)(ip + 1) > (void *)(long)ctx->data_end || !walk)
+		return XDP_ABORTED;
+	put_ethernet(frame);
+	ip->hop_limit = 64;
+	/* a network differs from the next in its first half, as a route's does */
+	ip->daddr.in6_u.u6_addr32[1] = next_destination(walk);
+	if (settled)
+		settle(walk);
+	bpf_tail_call(ctx, &under_test, 0);
+	return XDP_ABORTED;
 }
 
 SEC("xdp.frags")
 int restore4(struct xdp_md *ctx)
 {
-	struct ethhdr *eth = (void *)(long)ctx->data;
-	struct iphdr *ip = (void *)(eth + 1);
-
-	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
-		return XDP_ABORTED;
-	put_ethernet(eth);
-	ip->ttl = 64;
-	ip->daddr = bpf_htonl(first + next_number());
-	__u32 sum = checksum + (ip->daddr & 0xffff) + (ip->daddr >> 16);
-
-	sum = (sum & 0xffff) + (sum >> 16);
-	ip->check = ~((sum & 0xffff) + (sum >> 16));
-	bpf_tail_call(ctx, &under_test, 0);
-	return XDP_ABORTED;
+	return restore_ipv4(ctx, true);
 }
 
 SEC("xdp.frags")
 int restore6(struct xdp_md *ctx)
 {
-	struct ethhdr *eth = (void *)(long)ctx->data;
-	struct ipv6hdr *ip = (void *)(eth + 1);
-
-	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
-		return XDP_ABORTED;
-	put_ethernet(eth);
-	ip->hop_limit = 64;
-	ip->daddr.in6_u.u6_addr32[3] = bpf_htonl(first + next_number());
-	bpf_tail_call(ctx, &under_test, 0);
-	return XDP_ABORTED;
+	return restore_ipv6(ctx, true);
 }
 
-/* the row that is subtracted from all others */
+/*
+ * The kernel reads the clock behind an instruction that lets nothing later begin before all earlier is done. Without it
+ * the CPU works on the next packet while it waits for memory that this one needs: the shorter a program, the more.
+ */
 SEC("xdp.frags")
-int empty(struct xdp_md *ctx __attribute__((unused)))
+int alone4(struct xdp_md *ctx)
 {
-	return XDP_PASS;
-}
-
-static __always_inline int rewrite4(struct xdp_md *ctx, const struct hop *hop)
-{
-	struct ethhdr *eth = (void *)(long)ctx->data;
-	struct iphdr *ip = (void *)(eth + 1);
-
-	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
-		return XDP_PASS;
-	__u32 sum = ip->check + bpf_htons(0x0100);
-
-	ip->check = sum + (sum >= 0xffff);
-	ip->ttl--;
-	__builtin_memcpy(eth->h_dest, hop->destination, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, hop->source, ETH_ALEN);
-	return XDP_TX;
-}
-
-/* the least that forwarding is: TTL, checksum and two addresses, known beforehand */
-SEC("xdp.frags")
-int rewriter(struct xdp_md *ctx)
-{
-	struct hop hop = { .destination = { 2, 0, 0, 0, 0, 1 }, .source = { 2, 0, 0, 0, 0, 2 } };
-
-	return rewrite4(ctx, &hop);
-}
-
-/* one random line of a table as large as the cache */
-SEC("xdp.frags")
-int one_line(struct xdp_md *ctx)
-{
-	struct iphdr *ip = (void *)(long)ctx->data + ETH_HLEN;
-
-	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
-		return XDP_PASS;
-	__u32 at = bpf_ntohl(ip->daddr) * 0x9e3779b1;
-
-	at = (at ^ at >> 15) & lines_mask;
-	struct line *line = bpf_map_lookup_elem(&lines, &at);
-
-	return line && line->words[at & 7] ? XDP_TX : XDP_PASS;
+	bpf_ktime_get_ns();
+	return restore_ipv4(ctx, true);
 }
 
 SEC("xdp.frags")
-int lru_forward(struct xdp_md *ctx)
+int alone6(struct xdp_md *ctx)
 {
-	struct iphdr *ip = (void *)(long)ctx->data + ETH_HLEN;
-
-	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
-		return XDP_PASS;
-	__u32 to = ip->daddr;
-	struct hop *hop = bpf_map_lookup_elem(&lru, &to);
-
-	if (!hop)
-		return XDP_PASS;
-	rewrite4(ctx, hop);
-	return bpf_redirect(hop->ifindex, 0);
+	bpf_ktime_get_ns();
+	return restore_ipv6(ctx, true);
 }
 
-/* what every packet costs where the FIB is asked for each */
+/* with the packet's octets still on their way to the cache: what it would show to measure so */
 SEC("xdp.frags")
-int fib_forward(struct xdp_md *ctx)
+int hasty4(struct xdp_md *ctx)
 {
-	struct iphdr *ip = (void *)(long)ctx->data + ETH_HLEN;
-	struct bpf_fib_lookup fib = { .family = FAMILY_INET, .ifindex = ctx->ingress_ifindex };
+	return restore_ipv4(ctx, false);
+}
 
-	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
-		return XDP_PASS;
-	fib.l4_protocol = ip->protocol;
-	fib.tot_len = bpf_ntohs(ip->tot_len);
-	fib.tos = ip->tos;
-	fib.ipv4_src = ip->saddr;
-	fib.ipv4_dst = ip->daddr;
-	if (bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
-		return XDP_PASS;
-	struct hop hop;
-
-	__builtin_memcpy(hop.destination, fib.dmac, ETH_ALEN);
-	__builtin_memcpy(hop.source, fib.smac, ETH_ALEN);
-	rewrite4(ctx, &hop);
-	return bpf_redirect(fib.ifindex, 0);
+SEC("xdp.frags")
+int hasty6(struct xdp_md *ctx)
+{
+	return restore_ipv6(ctx, false);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";
