@@ -28,6 +28,8 @@ from hopline.daemon.protocol import (
     Status,
 )
 from hopline.errors import InvalidInput, KernelError, NotFound, Refused
+from hopline.explain import Decoded, Explanation, Field, Layer, Step, Tallied, Tally
+from hopline.features.probe import Fields, hex_frame, probe_frame
 from hopline.intent import NOUNS, Change, Wanted, difference
 
 DEVICES = {"lo": 1, "enp0s3": 2, "enp0s9": 4}
@@ -101,6 +103,8 @@ class ServiceDouble:
         self.pending = None  # (number, when it runs out) of the change that waits to be confirmed
         self.asked = []  # what apply was called with
         self.learned = [LEARNED]
+        self.questions = []
+        self.batches = []
         self.detached = False
         self.fault = None
 
@@ -225,6 +229,35 @@ class ServiceDouble:
             origin="operator",
             entry="10.10.3.0/24",
             why=[f"in by {in_dev or 'any interface'}", "operator prefix 10.10.3.0/24"],
+        )
+
+    async def explain(self, question):
+        self._check()
+        self.questions.append(question)
+        frame = hex_frame(question.hex) if question.hex else probe_frame(Fields(dst=question.dst), bytes(6))
+        layers = [Layer("Ethernet", [Field("to", NEIGHBOUR_MAC, OWN_MAC), Field("type", "IPv4")])]
+        return Explanation(
+            in_dev=question.in_dev or "enp0s3",
+            mode="native",
+            verdict="FORWARDED",
+            says="forwarded by XDP",
+            steps=[Step("in", "came in by enp0s3 (native xdp)"), Step("verdict", "forwarded by XDP")],
+            packet=Decoded(len(frame), frame.hex(), []),
+            out_dev="enp0s9",
+            leaves=Decoded(len(frame) - 4, frame.hex(), layers),
+            unseen=["whether the device takes it"],
+            ns=40,
+            ns_says="of program time",
+        )
+
+    async def explain_batch(self, batch):
+        self._check()
+        self.batches.append(batch)
+        octets = sum(batch.lengths)
+        return Tallied(
+            in_dev=batch.in_dev or "enp0s3",
+            packets=len(batch.frames),
+            verdicts={"FORWARDED": Tally(len(batch.frames), octets, 0)},
         )
 
     async def forward_flush(self):

@@ -21,6 +21,7 @@ from hopline.config import (
     checked_forwards,
     checked_interface,
     device_name,
+    doubtful_destinations,
     instance_name,
 )
 from hopline.errors import InvalidInput, InvalidInputs
@@ -154,12 +155,33 @@ def test_the_c_library_spells_unicast_as_the_standard_library_does(bits):
     assert canonical_destination(address.exploded) == canonical_destination(str(address)) == str(address)
 
 
+plain = st.sampled_from(["10.0.0.1", "223.255.255.255", "1.0.0.0", "2001:db8::1", "fd00::", "10.0.0.0/8", "fd00::/8"])
+odd = st.one_of(
+    st.sampled_from(["0.0.0.1", "127.0.0.1", "224.0.0.1", "010.0.0.1", "10.0.0.1/32", "10.1/16", "fe80::1", "::", ""]),
+    st.sampled_from(["::ffff:10.0.0.1", "2001:DB8::1", "2001:db8:0::1", "10.0.0.1/8", "10.0.0.1\n", "\x0010.0.0.1"]),
+    st.ip_addresses().map(str),
+    st.text(max_size=8),
+)
+
+
+@given(st.lists(plain), st.lists(odd, max_size=2), st.randoms())
+def test_of_many_destinations_none_is_taken_that_has_another_spelling(right, doubtful, dice):
+    texts = [*right, *doubtful]
+    dice.shuffle(texts)
+    found = doubtful_destinations(texts)
+    for text in set(texts) - set(found):
+        assert canonical_destination(text) == text
+    if not doubtful:
+        assert all("/" in text for text in found)
+
+
 def test_an_address_to_ask_about_may_be_of_any_kind():
     assert canonical_address("224.0.0.1") == "224.0.0.1"
     assert canonical_address("FE80::1") == "fe80::1"
     assert refusal(canonical_address, "::ffff:10.0.0.1").hint == "write 10.0.0.1"
     assert "prefix" in refusal(canonical_address, "10.0.0.0/8").detail
     assert "zone" in refusal(canonical_address, "fe80::1%2").detail
+    assert refusal(canonical_address, "10.0.0.0/8\n\x1b[2J").detail == r"'10.0.0.0/8\n\x1b[2J' is a prefix"
 
 
 def test_a_mac_address_is_lower_case_and_one_station_s():

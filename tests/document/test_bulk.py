@@ -154,6 +154,7 @@ def test_wrong_json_lines_are_named_too():
         ("\nto;via\n", ":2: header: to;via is no column of forwards: begin with"),
         ("to,via,to\n", ":1: header: to is there twice: give each column once"),
         ("dev,via\n", ":1: header: no column to: begin with"),
+        ('\n"to\n', ":2: header: a quote that is not closed, or not around the whole cell: close it"),
         ("to,via\n" + "x" * 70_000, ":2: a line of more than 65536 bytes: put one entry on a line"),
     ],
 )

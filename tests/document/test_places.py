@@ -108,3 +108,9 @@ def test_what_is_absent_is_where_its_entry_is():
     assert places.line_of(("forward", 1, "dev")) is None
     assert places.line_of(("other",)) is None
     assert TomlPlaces("").line_of(("forward",)) is None
+
+
+def test_the_tables_that_a_dotted_key_names_begin_at_it():
+    places = TomlPlaces("\nforward.to = 1\n[interface.a]\nx = {b.c = 1}")
+    assert [places.line_of((name,)) for name in ("forward", "interface")] == [2, 3]
+    assert places.line_of(("interface", "a", "x", "b")) == 4

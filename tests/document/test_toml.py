@@ -1,6 +1,7 @@
 """TOML, read: the quick way reads what the standard library reads, and what is no TOML is refused in one line."""
 
 import io
+import time
 import tomllib
 
 import msgspec
@@ -112,3 +113,12 @@ def test_a_head_that_is_not_one_does_not_mislead_the_quick_way():
                 assert [without_nulls(plain(row)) for row in parsed(text).get("forward", [])] == expected.get(
                     "forward", []
                 )
+
+
+@pytest.mark.parametrize("text", ["a{} = 1", "[a{}]", "[[a{}]]", "x = {{a{} = 1}}", " 'a'{} = 1"])
+def test_a_key_of_many_parts_is_refused_at_once(text):
+    began = time.thread_time()
+    (line,), _ = refused(parsed, "# a.b\n" + text.format(" . b" * 20_000))
+    assert line == "fw.toml:2: not TOML: a key of too many parts: write tables of plain values"
+    assert time.thread_time() - began < 2
+    assert parsed(text.format(".b" * 60))

@@ -71,3 +71,40 @@ def test_what_is_no_elf_file_is_refused_by_name(data):
 
 def test_an_unknown_name_is_none():
     assert Btf(sample()).find(Kind.STRUCT, "nobody") is None
+
+
+def pack(*words):
+    return struct.pack(f"<{len(words)}I", *words)
+
+
+def nested(levels):
+    """A struct in a struct, and so on."""
+    return b"".join(pack(1, info(Kind.STRUCT, 1), 4, 1, number + 2, 0) for number in range(levels)) + U32
+
+
+U32 = pack(1, info(Kind.INT), 4, 32)
+
+
+@pytest.mark.parametrize(
+    ("types", "why"),
+    [
+        (pack(1, info(Kind.TYPEDEF), 2) + pack(1, info(Kind.CONST), 1), "lies within itself"),
+        (pack(1, info(Kind.STRUCT, 1), 4, 1, 1, 0), "lies within itself"),
+        (pack(0, info(Kind.ARRAY), 0, 1, 1, 3), "lies within itself"),
+        (nested(33), "more than 32 types in each other"),
+        (U32 + pack(1, info(Kind.STRUCT, 1), 4, 1, 3, 0), "type 2 names type 3, and there are 3"),
+        (U32 + pack(1, info(Kind.PTR), 9), "type 2 names type 9"),
+        (pack(0, info(Kind.ARRAY), 0, 2, 2, 1 << 30) + pack(1, info(Kind.INT), 4, 32), "more than 4294967295 bytes"),
+        (U32 + pack(1, info(Kind.STRUCT, 9), 4, 1, 1, 0), "cut short"),
+        (pack(3, info(Kind.INT), 4, 32), "a name that is no text"),
+    ],
+)
+def test_what_no_compiler_writes_is_refused(types, why):
+    with pytest.raises(LayoutError, match=why):
+        Btf(blob(types, b"\0x\0\n\0"))
+
+
+def test_what_a_pointer_points_at_may_hold_the_pointer():
+    types = pack(1, info(Kind.STRUCT, 1), 8, 1, 2, 0) + pack(0, info(Kind.PTR), 1)
+    assert Btf(blob(types, b"\0x\0")).size_of(1) == 8
+    assert Btf(blob(nested(31), b"\0x\0")).size_of(1) == 4

@@ -1,11 +1,15 @@
 """NumPy dtypes and IntEnums from structs that clang compiled: nothing is loaded, so no rights are needed."""
 
+import struct
+
 import numpy as np
 import pytest
 
 from clang import compile_bpf
 from hopline.errors import LayoutError
+from hopline.kernel.btf import Btf, Kind
 from hopline.kernel.record import Layout
+from kernel.test_btf import blob, info
 
 SOURCE = """
 #include <linux/types.h>
@@ -128,3 +132,44 @@ def test_what_python_names_must_be_there(layout):
         layout.struct("nobody")
     with pytest.raises(LayoutError, match=r"fixture\.bpf\.o: no enum nothing"):
         layout.enum("nothing")
+
+
+def words(*numbers):
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def read(*types):
+    """The layout of types by hand, whose one name is x; the first is number 1."""
+    return Layout(Btf(blob(b"".join(types), b"\0x\0__be64\0ip6_t\0mro\0__y__\0"), "by-hand.o"))
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        (words(1, info(Kind.INT), 3, 24),),
+        (words(1, info(Kind.FLOAT), 3),),
+        (words(1, info(Kind.INT), 4, 4 << 24),),  # a bool of four octets
+        (words(3, info(Kind.TYPEDEF), 2), words(1, info(Kind.INT), 4, 32)),  # a __be64 of four
+        (words(1, info(Kind.STRUCT, 1), 4, 1, 2, 32), words(1, info(Kind.INT), 4, 32)),  # a field behind the end
+        (words(1, info(Kind.STRUCT, 2), 8, 1, 2, 0, 1, 2, 32), words(1, info(Kind.INT), 4, 32)),  # two of one name
+        (words(1, info(Kind.FWD), 0),),
+    ],
+)
+def test_what_numpy_cannot_show_is_refused(types):
+    layout = read(*types)
+    with pytest.raises(LayoutError, match=r"^by-hand\.o: "):
+        layout.dtype(1)
+
+
+def test_unnamed_structs_within_each_other_do_not_multiply():
+    twice = [words(0, info(Kind.STRUCT, 2), 4, 0, number + 2, 0, 0, number + 2, 0) for number in range(30)]
+    layout = read(*twice, words(1, info(Kind.STRUCT, 1), 4, 1, 32, 0), words(1, info(Kind.INT), 4, 32))
+    with pytest.raises(LayoutError, match="name already used"):
+        layout.dtype(1)
+
+
+@pytest.mark.parametrize("name", [16, 20], ids=["mro", "__y__"])
+def test_a_name_that_an_enum_of_python_cannot_have_is_refused(name):
+    layout = read(words(1, info(Kind.ENUM, 1), 4, name, 7))
+    with pytest.raises(LayoutError, match="enum x has a name that no Python enum can have"):
+        layout.enum("x")

@@ -122,7 +122,10 @@ class BulkReader:
         self._line += 1
         if not line.strip():
             return
-        columns = [cell.strip() for cell in self._cells(line)]
+        try:
+            columns = [cell.strip() for cell in self._cells(line)]
+        except InvalidInput as error:
+            raise InvalidInput("header", error.detail, error.hint, line=self._line) from None
         for name in columns:
             if name not in _COLUMNS:
                 detail = f"{shown(name)} is no column of forwards"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,11 @@ from hopline.document.values import Repeating
 from hopline.errors import InvalidInput
 
 _TODO = "write it as JSON (RFC 8259)"
+_AT_ONCE = 4096  # entries that are written at once, to be compared
 _WHERE = re.compile(r"(.*) \(byte (\d+)\)", re.DOTALL)
+
+
+_encoder = msgspec.json.Encoder()
 
 
 def parsed(data: bytes, kind: Any, whole: str) -> Any:
@@ -27,7 +32,7 @@ def parsed(data: bytes, kind: Any, whole: str) -> Any:
     except msgspec.ValidationError:
         pass
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _refusal(str(error), data, whole) from None
+        raise refusal(str(error), data, whole) from None
     except RecursionError:
         raise InvalidInput(whole, "not JSON: nested too deeply", "write objects of plain values") from None
     return objects(data, whole)
@@ -43,7 +48,7 @@ def objects(data: bytes, whole: str) -> Any:
         detail = f"not JSON: {error.msg.lower()} in column {error.colno}"
         raise InvalidInput(whole, detail, _TODO, line=error.lineno) from None
     except ValueError as error:
-        raise _refusal(str(error), data, whole) from None
+        raise refusal(str(error), data, whole) from None
 
 
 def repeats(data: bytes, kind: type[msgspec.Struct], entries: Sequence[Any]) -> bool:
@@ -54,16 +59,57 @@ def repeats(data: bytes, kind: type[msgspec.Struct], entries: Sequence[Any]) -> 
     if b"\\" in data:
         return True  # a name may be spelled with escapes
     for field in msgspec.structs.fields(kind):
-        name = f'"{field.name}"'
-        expected = len(entries)
+        given = len(entries)
         if not field.required:
-            default = msgspec.json.encode(field.default).decode()
-            expected = sum([getattr(entry, field.name) != field.default for entry in entries])
-            for spelled in (f"{name}:{default}", f"{name}: {default}"):
-                expected += data.count(spelled.encode())
-        if data.count(name.encode()) != expected:
-            return True
+            given = sum([getattr(entry, field.name) != field.default for entry in entries])
+        # each of these has the name once at least: where there are no more, once
+        if data.count(f'"{field.encode_name}"'.encode()) != given:
+            return not _is_canonical(data, entries)
     return False
+
+
+def refusal(message: str, data: bytes, whole: str) -> InvalidInput:
+    """Return what a parser's message about `data` means, for the field `whole`."""
+    said = message.removeprefix("JSON is malformed: ")
+    found = _WHERE.fullmatch(said)
+    if found is not None:
+        at = int(found[2])
+        line, column = data.count(b"\n", 0, at) + 1, at - data.rfind(b"\n", 0, at)
+        return InvalidInput(whole, f"not JSON: {found[1]} in column {column}", _TODO, line=line)
+    if "truncated" in said and b"\\u" in data and _is_whole(data):
+        return InvalidInput(whole, "not JSON: half a surrogate pair, as \\ud800 alone", "write the character as UTF-8")
+    if "truncated" in said:
+        line = data.rstrip().count(b"\n") + 1
+        return InvalidInput(whole, "not JSON: it ends too soon", "give all of it", line=line)
+    if "codec can't" in said:
+        return InvalidInput(whole, "not JSON: not UTF-8", "send it as UTF-8")
+    if "digits" in said:
+        return InvalidInput(whole, "not JSON: a number that is too long", "no value here is that long")
+    return InvalidInput(whole, f"not JSON: {said[:1].lower()}{said[1:]}", _TODO)
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether a reader that lets half of a surrogate pair pass, which is taken for a text cut short, finds no fault."""
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_canonical(data: bytes, entries: Sequence[Any]) -> bool:
+    """Whether each entry stands in `data` as msgspec writes it, defaults too, as what Hopline writes itself does."""
+    for start in range(0, len(entries), _AT_ONCE):
+        some = entries[start : start + _AT_ONCE]
+        if start == 0:
+            at = 0
+            in_lines = data.find(_encoder.encode(some)[1:-1]) < 0
+        text = _encoder.encode_lines(some)[:-1] if in_lines else _encoder.encode(some)[1:-1]
+        at = data.find(text, at)
+        if at < 0:
+            return False
+        at += len(text)
+    return True
 
 
 def _may_repeat(data: bytes, value: Any) -> bool:
@@ -82,28 +128,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) == len(pairs):
         return value
-    names = [name for name, _ in pairs]
+    times = Counter(name for name, _ in pairs)
     repeating = Repeating(value)
-    repeating.repeated = tuple(name for name in value if names.count(name) > 1)
+    repeating.repeated = tuple(name for name in value if times[name] > 1)
     return repeating
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"the constant {name} is no value")
-
-
-def _refusal(message: str, data: bytes, whole: str) -> InvalidInput:
-    said = message.removeprefix("JSON is malformed: ")
-    found = _WHERE.fullmatch(said)
-    if found is not None:
-        at = int(found[2])
-        line, column = data.count(b"\n", 0, at) + 1, at - data.rfind(b"\n", 0, at)
-        return InvalidInput(whole, f"not JSON: {found[1]} in column {column}", _TODO, line=line)
-    if "truncated" in said:
-        line = data.rstrip().count(b"\n") + 1
-        return InvalidInput(whole, "not JSON: it ends too soon", "give all of it", line=line)
-    if "codec can't" in said:
-        return InvalidInput(whole, "not JSON: not UTF-8", "send it as UTF-8")
-    if "digits" in said:
-        return InvalidInput(whole, "not JSON: a number that is too long", "no value here is that long")
-    return InvalidInput(whole, f"not JSON: {said[:1].lower()}{said[1:]}", _TODO)

@@ -51,10 +51,16 @@ class TomlPlaces:
             elif text[at] == "[":
                 table, at = self._header(at)
             else:
-                names, end = self._key(at)
-                path = (*table, *names)
-                self._mark(path, at)
-                at = self._value(text.index("=", end) + 1, path)
+                at = self._pair(at, table)
+
+    def _pair(self, at: int, table: Path) -> int:
+        """Return where a key and its value end; a key with dots begins the tables that it names."""
+        names, end = self._key(at)
+        path = table
+        for name in names:
+            path = (*path, name)
+            self._mark(path, at)
+        return self._value(self._text.index("=", end) + 1, path)
 
     def _header(self, at: int) -> tuple[Path, int]:
         array = self._text.startswith("[[", at)
@@ -62,8 +68,8 @@ class TomlPlaces:
         path: Path = ()
         for depth, name in enumerate(names, 1):
             path = (*path, name)
+            self._mark(path, at)
             if array and depth == len(names):
-                self._mark(path, at)
                 self._entries[path] = self._entries.get(path, 0) + 1
             if path in self._entries:
                 path = (*path, self._entries[path] - 1)
@@ -100,9 +106,7 @@ class TomlPlaces:
                 at = self._value(at, (*path, place))
                 place += 1
             else:
-                names, end = self._key(at)
-                self._mark((*path, *names), at)
-                at = self._value(text.index("=", end) + 1, (*path, *names))
+                at = self._pair(at, path)
         return at + 1
 
     def _past(self, pattern: re.Pattern[str], at: int) -> int:

@@ -36,6 +36,9 @@ _SAYINGS = (
 # one entry as `write` writes it, its next hop apart: strings without escapes, so that they mean what they show
 _ENTRY = re.compile(r'\[\[forward\]\]\nto = "([^"\\\x00-\x1f\x7f]*)"\n((?:[a-z_]+ = "[^"\\\x00-\x1f\x7f]*"\n)*)\n*')
 _FIRST = "[[forward]]\nto = "
+# the standard library takes a time that grows with the square of a key's parts
+_PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
+_LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*{_PART}(?:[ \t]*\.[ \t]*{_PART}){{64}}", re.MULTILINE)
 
 
 def decoded(data: bytes) -> str:
@@ -55,6 +58,10 @@ def parsed(text: str) -> dict[str, Any]:
     quick = _written(text)
     if quick is not None:
         return quick
+    long = _LONG_KEY.search(text)
+    if long is not None:
+        line = text.count("\n", 0, long.end()) + 1
+        raise InvalidInput(DOCUMENT, "not TOML: a key of too many parts", "write tables of plain values", line=line)
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time
 from difflib import get_close_matches
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -59,22 +60,25 @@ def entering(noun: Noun) -> Callable[[Any], tuple[str, Any]]:
 
 def entry_of(noun: Noun, given: object) -> Any:
     """Return one parsed entry as its type; InvalidInput(s) name the fields that are unknown, missing or ill-typed."""
-    if isinstance(given, noun.kind):
-        return given
+    return given if isinstance(given, noun.kind) else typed(noun.kind, noun.name, given)
+
+
+def typed(kind: type[msgspec.Struct], name: str, given: object) -> Any:
+    """Return a parsed object as a `kind`, which is called `name`; raises as entry_of, the field of the whole is ""."""
     try:
         if not getattr(given, "repeated", ()):
-            return msgspec.convert(given, noun.kind)
+            return msgspec.convert(given, kind)
         found = ""
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter of half a surrogate pair
         found = str(error)
     problems = Problems()
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     if isinstance(given, dict):
-        _check_entry(noun, given, problems)
+        _check_fields(kind, name, given, problems)
     else:
-        fields = _listed([field.name for field in msgspec.structs.fields(noun.kind)])
-        problems.add(InvalidInput("", _what(given), f"write a table of {fields}"))
+        problems.add(InvalidInput("", _what(given), f"write a table of {_listed(list(fields))}"))
     if not problems.count:
-        problems.add(InvalidInput("", found[:1].lower() + found[1:]))
+        problems.add(InvalidInput("", shown(found), f"the fields are {_listed(list(fields))}"))
     problems.refuse()
     raise AssertionError("nothing was wrong")
 
@@ -160,9 +164,9 @@ class _Table:
             self._problems.add(placed(problem, name, place, line, named))
 
 
-def _check_entry(noun: Noun, given: Mapping[str, Any], problems: Problems) -> None:
-    fields = {field.name: field for field in msgspec.structs.fields(noun.kind)}
-    checks = FIELD_CHECKS.get(noun.kind, {})
+def _check_fields(kind: type[msgspec.Struct], of: str, given: Mapping[str, Any], problems: Problems) -> None:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    checks = FIELD_CHECKS.get(kind, {})
     for name, value in given.items():
         field = fields.get(name)
         if field is None:
@@ -178,7 +182,7 @@ def _check_entry(noun: Noun, given: Mapping[str, Any], problems: Problems) -> No
         problems.add(InvalidInput(shown(name), "given twice", "give each field once"))
     for name, field in fields.items():
         if field.required and name not in given:
-            problems.add(InvalidInput(name, "missing", f"each {noun.name} has one"))
+            problems.add(InvalidInput(name, "missing", f"each {of} has one"))
 
 
 def _refuse_shape(
@@ -197,6 +201,12 @@ def _fits(value: object, kind: Any) -> bool:
 
 
 def _wanted(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"use one of {_listed(list(get_args(kind)))}"
+    if get_origin(kind) in (Union, UnionType):
+        return _wanted(get_args(kind)[0])
+    if get_origin(kind) is list:
+        return "write a list"
     return {bool: "write true or false", int: "write a whole number"}.get(kind, "write text in quotes")
 
 
