@@ -37,7 +37,7 @@ def test_what_is_right_stays_as_it_is(question):
         (Question(dst="10.2.0.2", in_dev="a/b"), "in"),
         (Question(dst="10.2.0.2", in_dev=""), "in"),
         (Question(dst="10.2.0.2", src="fd00::1"), "src"),
-        (Question(dst="10.2.0.2", dport=80), "dport"),
+        (Question(dst="10.2.0.2", protocol="icmp", dport=80), "dport"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_field(question, field):

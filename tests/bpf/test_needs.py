@@ -29,6 +29,7 @@ def test_the_answer_is_what_becomes_of_the_pipeline():
 
 
 def test_a_daemon_does_not_start_where_the_pipeline_cannot_run(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("os.umask", lambda mask: mask)  # it would be this process's from here on
     monkeypatch.setattr(hopline.daemon.main, "lacks", lambda: "it has no such thing: boot another")
     options = ServeOptions(instance="hl-needs", state=tmp_path / "state", run=tmp_path / "run")
     assert hopline.daemon.main.run(options) == 1

@@ -129,10 +129,14 @@ def forwards_of(content: dict[str, list]) -> dict[str, dict]:
 
 
 def stored(daemon) -> dict[str, list[tuple]]:
-    """All rows of the store, read by another program."""
+    """All rows of the store, read by another program; a value that rows share by its number, in each of them."""
     with opened(daemon, "ro") as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        return {table: sorted(database.execute(f'SELECT * FROM "{table}"'), key=str) for table in tables}
+        rows = {table: list(database.execute(f'SELECT * FROM "{table}"')) for table in tables}
+    for table in [table for table in tables if f"{table}_value" in rows]:
+        values = {number: value for number, *value in rows.pop(f"{table}_value")}
+        rows[table] = [(key, *values[number]) for key, number in rows[table]]
+    return {table: sorted(found, key=str) for table, found in rows.items()}
 
 
 @contextmanager

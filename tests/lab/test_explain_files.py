@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 
 import pytest
 from scapy.utils import wrpcap
@@ -79,7 +80,13 @@ def test_asking_changes_no_table_no_counter_and_no_neighbour(net, node, explain,
         explain.capture(tmp_path / "all.pcap", in_dev="left")
         hopline.connect(node.instance).forward.get("10.9.0.123", in_dev="left")
 
+    def settled():
+        held = contents(node)
+        time.sleep(0.5)
+        return not sh(net.ns, "ip -6 address show tentative").stdout and contents(node) == held
+
     ask_everything()  # what a first question needs is there now
+    assert wait_for(settled, 10)
     before = contents(node), kernels(net)
     ask_everything()
     after = contents(node), kernels(net)
@@ -105,9 +112,9 @@ def test_the_view_right_is_enough_and_does_no_more(net, node):
 
 def test_a_file_is_explained_with_the_view_right_and_without_the_interface_s_name(net, node, tmp_path):
     wrpcap(str(tmp_path / "a.pcap"), [v4(), v4("10.2.0.1"), v4(ttl=1)] * 10, linktype=1)
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    for place in (tmp_path, *tmp_path.parents[:2]):
+        place.chmod(0o755)
+    (tmp_path / "a.pcap").chmod(0o644)
     asked = command(
         net.ns, "explain", "--in", "left", "--pcap", str(tmp_path / "a.pcap"), "--instance", node.instance, uid=NOBODY
     )
