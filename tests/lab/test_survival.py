@@ -90,7 +90,9 @@ def test_learned_traffic_loses_nothing_over_a_restart(wide, serving, number):
         again = forwarded(serving, "left")
         assert wait_for(lambda: forwarded(serving, "left") > again), "nothing is learned again"
     assert_all_arrive(traffic, wide)
-    assert verdicts(serving, "left").get("PASS_NO_LEASE", 0) > 0
+    # the kernel's meanwhile, either way: an event that may change policy, just before the stop, leaves learning off
+    seen = verdicts(serving, "left")
+    assert seen.get("PASS_NO_LEASE", 0) + seen.get("PASS_NOT_LEARNING", 0) > 0
 
 
 @needs_bpftool
