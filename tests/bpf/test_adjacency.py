@@ -8,6 +8,9 @@ import pytest
 
 from bpf.frames import forwarded, ip4, ip6
 from bpf.pipeline import IN_MAC, LEARNED_HOP, LOCAL, NEAR_MAC, Hop
+from bpf.test_cache import one_bucket4
+from hopline.daemon.datapath import GENERATION_BITS
+from hopline.daemon.learned import LearnedTable
 from hopline.features.forward import mac_word, parse_mac
 from hopline.kernel import netns
 
@@ -225,3 +228,14 @@ def test_a_source_out_of_a_local_prefix_is_our_own(pipeline):
     assert pipeline.run(ip4(src="203.0.113.127")).verdict == "FORWARDED"
     pipeline.datapath.set_local(LOCAL)
     assert id < pipeline.datapath.learned_base
+
+
+def test_what_was_learned_is_listed_also_where_its_bucket_was_full(world):
+    world.sh("ip route replace default via 10.0.2.2")
+    destinations = [str(ipaddress.ip_address(address)) for address in one_bucket4(world)[:12]]
+    for destination in destinations:
+        world.run(ip4(destination))
+    listed = {learned.to for learned in LearnedTable(world.datapath).entries()}
+    assert listed >= set(destinations)
+    assert (world.datapath.cache_words("cache4") > GENERATION_BITS).any()
+    world.sh("ip route del default")
