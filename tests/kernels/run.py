@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -94,8 +95,11 @@ def boot(version: str, results: Path, arguments: list[str], seconds: float) -> i
     # by way of a pipe: QEMU opens its standard output anew, and would write over what a file has
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, errors="replace") as vm:  # fmt: skip
-        for line in vm.stdout:
-            print(line, end="", flush=True)
+        try:
+            for line in vm.stdout:
+                print(line, end="", flush=True)
+        finally:
+            vm.terminate()
     return vm.returncode
 
 
@@ -150,6 +154,7 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=12, help="the most that one kernel may take")
     parser.add_argument("select", nargs="*", help="tests in place of tests/bpf and tests/lab")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the VM would go on by itself
     chosen = [kernel for kernel in KERNELS if not asked.kernel or kernel.series in asked.kernel]
     results = [test(kernel, asked.select, asked.hours * 3600) for kernel in chosen]
     print("\nleft out:", *(f"    {path}: {reason}" for path, reason in LEFT_OUT.items()), "", sep="\n")

@@ -9,7 +9,7 @@ from scapy.layers.l2 import ARP
 import hopline
 from bpf.frames import IP, UDP, Dot1Q
 from bpf.frames import frame as framed
-from lab.net import Daemon, sh
+from lab.net import AUTO, Daemon, sh
 from lab.traffic import WideRouter, attach
 
 NOBODY = 65534
@@ -103,7 +103,7 @@ IN_FIELDS = [
     ("PASS_NO_ROUTE", {"dst": "10.61.0.1"}, "fib: the FIB's route is a blackhole"),
     ("PASS_NO_ROUTE", {"dst": "10.62.0.1"}, "fib: the FIB's route says prohibited"),
     ("PASS_ENCAPSULATED_ROUTE", {"dst": "10.63.0.1"}, "dev right with a lightweight tunnel"),
-    ("PASS_NO_EGRESS", {"dst": "10.70.0.1"}, "egress: bridge takes no redirect in native mode"),
+    ("PASS_NO_EGRESS", {"dst": "10.70.0.1"}, f"egress: bridge takes no redirect in {AUTO} mode"),
     ("PASS_HAIRPIN", {"dst": "10.1.0.2"}, "verdict: passed: it would leave by the interface it came in by"),
     ("PASS_NOT_LEARNING", {"dst": "10.9.0.9", "in_dev": "third"}, "learning: learning off: strict rp_filter"),
 ]

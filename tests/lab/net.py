@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hopline.kernel import netns
+from hopline.kernel.netlink.features import told
 from hopline.lab.service import PINS, RUN, Service, end_daemons, pids_in, remove_instance
 from hopline.lab.shell import Result, enter, namespaces, run
 from hopline.lab.topology import Namespace, Port, Topology, build, tear_down
@@ -33,6 +34,8 @@ AUXDATA = struct.Struct("=IIIHHHH")
 TP_STATUS_VLAN_VALID = 1 << 4
 TP_STATUS_VLAN_TPID_VALID = 1 << 6
 LARGEST_FRAME = 1 << 16
+# the mode of an interface for which nobody chose one
+AUTO = "native" if told() else "generic"
 
 _OURS = re.compile(r"^(?:hl-)?t(\d+)-\d+")
 _numbers = itertools.count(1)

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from hopline.kernel.netlink.features import all_features
+from hopline.kernel.netlink.features import told
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
-# every namespace has a device; on a kernel that does not tell what devices can do they are guessed by their kind
-TELLS_FEATURES = any(device.known for device in all_features().values())
+# on a kernel that does not tell what devices can do they are guessed by their kind
+TELLS_FEATURES = told()
 needs_told_features = pytest.mark.skipif(
     not TELLS_FEATURES, reason="this kernel does not tell what devices can do with XDP (netdev family, Linux 6.3)"
 )

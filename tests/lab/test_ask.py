@@ -3,6 +3,7 @@
 import pytest
 
 import hopline
+from lab.net import AUTO
 from lab.traffic import attach
 
 
@@ -25,7 +26,7 @@ def test_without_an_interface_it_is_asked_where_the_packet_would_not_go_out_agai
     for end, dev in ((wide.server, "right"), (wide.client, "left")):
         answer = ask(getattr(end, family))
         assert (answer.verdict, answer.dev, answer.dst_mac) == ("FORWARDED", dev, end.mac), answer
-        assert answer.why[0] == f"came in by {({'left', 'right'} - {dev}).pop()} (native xdp)"
+        assert answer.why[0] == f"came in by {({'left', 'right'} - {dev}).pop()} ({AUTO} xdp)"
 
 
 def test_where_there_is_no_other_interface_it_says_what_this_one_would_do(wide, ask):

@@ -10,7 +10,7 @@ import pytest
 
 import hopline
 from hopline.lab.shell import enter, environment, hopline_command
-from lab.net import missing_tools, sh
+from lab.net import AUTO, missing_tools, sh
 from lab.node import serve_by_netns_exec, xdp_id
 from lab.traffic import (
     BEHIND4,
@@ -100,7 +100,7 @@ def test_every_verb_works_without_the_rest(wide, daemon):
     one.call("interface", "set", "left", "--mode", "generic")
     assert state_of(one, "left").mode == "generic"
     one.call("interface", "set", "left", "--mode", "auto", "--bypass-policy")
-    assert state_of(one, "left").mode == "native"
+    assert state_of(one, "left").mode == AUTO
     one.call("interface", "del", "right")
     one.call("interface", "add", "right", "--mode", "generic")
     assert xdp_id(wide.ns, "right") == state_of(one, "right").program_id

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from hopline.kernel import netns
-from lab.net import Daemon, sh
+from lab.net import AUTO, Daemon, sh
 from lab.netlink_room import TELLS_FEATURES
 from lab.node import hopline, xdp_id
 from lab.traffic import BEHIND4, BEHIND6, DROP, Flow, Traffic, WideRouter, attach, forwarded, nft, verdicts, wait_for
@@ -240,7 +240,7 @@ def test_status_in_words_and_as_json(wide, serving):
     assert left["program_id"] == xdp_id(wide.ns, "left")
     assert left["verdicts"]["FORWARDED"]["packets"] > 0
     text = serving.call("status").stdout
-    assert f"left: native mode, program hopline_xdp (id {left['program_id']}" in text
+    assert f"left: {AUTO} mode, program hopline_xdp (id {left['program_id']}" in text
     assert re.search(r"FORWARDED +\d+ .*\d+", text)
 
 

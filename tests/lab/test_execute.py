@@ -36,7 +36,7 @@ from lab.documents import (
     ready,
     settled,
 )
-from lab.net import missing_tools, sh
+from lab.net import AUTO, missing_tools, sh
 from lab.node import TABLES, store_entries, xdp_id
 from lab.traffic import Traffic, at_server, limited, only_xdp_forwards, wait_for, without_disk
 
@@ -170,7 +170,7 @@ def test_an_interface_that_was_given_another_mode_has_its_own_again_and_one_to_b
         assert before.programs.pop("right")
         assert before.differs(after) == []
         assert [(state.name, state.mode) for state in other.interface.show()] == [
-            (dev, "native") for dev in ("left", "right", "third")
+            (dev, AUTO) for dev in ("left", "right", "third")
         ]
         assert_none_lost(traffic, net)
     finally:

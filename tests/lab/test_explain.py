@@ -6,7 +6,7 @@ import hopline
 from bpf.frames import IP, UDP, ip6
 from hopline.errors import InvalidInput, NotFound
 from lab.explained import CLIENT, FRAMES, IN_FIELDS, LEFT, serving, to_left, v4, world
-from lab.net import Sniffer, send_frames, sh
+from lab.net import AUTO, Sniffer, send_frames, sh
 from lab.node import assert_refused
 from lab.traffic import attach, wait_for
 
@@ -34,7 +34,7 @@ def test_every_verdict_has_its_reasons(explain, verdict, fields, says):
     lines = [f"{step.step}: {step.says}" for step in answer.steps]
     assert answer.verdict == verdict, lines
     assert any(says in line for line in lines), lines
-    assert lines[0] == f"in: came in by {fields.get('in_dev', 'left')} (native xdp)"
+    assert lines[0] == f"in: came in by {fields.get('in_dev', 'left')} ({AUTO} xdp)"
     assert (answer.leaves is None) is (verdict != "FORWARDED")
     assert bool(answer.then) is (verdict != "FORWARDED")
     assert answer.ns > 0
@@ -141,10 +141,10 @@ def test_which_interface_is_chosen_is_said(explain):
     def first(**fields):
         return explain.packet(**fields).steps[0].says
 
-    assert first(dst="10.9.0.9", src="10.1.0.2") == "came in by left (native xdp): the way back to 10.1.0.2 is by it"
-    assert first(dst="10.1.0.2", src="10.2.0.2").startswith("came in by right (native xdp): the way back")
-    assert first(dst="10.1.0.2") == "came in by right (native xdp): the first that it would not leave by again"
-    assert explain.frame(v4()).steps[0].says == "came in by left (native xdp): the frame is addressed to its MAC"
+    assert first(dst="10.9.0.9", src="10.1.0.2") == f"came in by left ({AUTO} xdp): the way back to 10.1.0.2 is by it"
+    assert first(dst="10.1.0.2", src="10.2.0.2").startswith(f"came in by right ({AUTO} xdp): the way back")
+    assert first(dst="10.1.0.2") == f"came in by right ({AUTO} xdp): the first that it would not leave by again"
+    assert explain.frame(v4()).steps[0].says == f"came in by left ({AUTO} xdp): the frame is addressed to its MAC"
     with pytest.raises(InvalidInput, match="give left, right, third") as caught:
         explain.frame(FRAMES["PASS_OTHER_HOST"])
     assert caught.value.field == "in"

@@ -9,7 +9,7 @@ import pytest
 import hopline
 from hopline.errors import HoplineError
 from hopline.lab.shell import ip_batch
-from lab.net import missing_tools, sh
+from lab.net import AUTO, missing_tools, sh
 from lab.node import assert_refused, compile_stranger, own_links, xdp_id
 from lab.node import hopline as run_hopline
 from lab.traffic import (
@@ -134,7 +134,7 @@ def test_where_the_store_cannot_be_written_an_interface_stays_as_it_is(wide, ser
             with pytest.raises(HoplineError, match=r"write store .*nothing was changed"):
                 change()
         after = state_of(serving, "left")
-        assert (after.mode, after.wanted_mode, after.bypass_policy) == ("native", "auto", False)
+        assert (after.mode, after.wanted_mode, after.bypass_policy) == (AUTO, "auto", False)
         assert after.program_id == before.program_id == xdp_id(wide.ns, "left")
         assert [state.name for state in there.show()] == ["left", "right"]
         assert xdp_id(wide.ns, "third") == 0

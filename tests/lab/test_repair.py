@@ -6,7 +6,7 @@ import time
 
 import hopline
 from hopline.kernel import XdpLink
-from lab.net import sh
+from lab.net import AUTO, sh
 from lab.node import bpf_links, kernel_entries, map_items, own_links, xdp_id
 from lab.traffic import (
     Traffic,
@@ -86,11 +86,11 @@ def test_a_redirect_slot_a_device_row_and_a_local_address_are_put_right(wide, da
     attach(node, "left", "right")
     slots = map_items(node, "interface_slots")
     right = struct.pack("=I", wide.right.index)
-    bpftool("delete", node, "egress_native", slots[right])
+    bpftool("delete", node, f"egress_{AUTO}", slots[right])
     bpftool("delete", node, "interface_slots", struct.pack("=I", wide.left.index))
     assert wait_for(lambda: repairs(node).get("devices") == 2), repairs(node)
     assert map_items(node, "interface_slots") == slots
-    looked_up = ["bpftool", "map", "lookup", "pinned", str(node.pins / "egress_native"), "key", *octets(slots[right])]
+    looked_up = ["bpftool", "map", "lookup", "pinned", str(node.pins / f"egress_{AUTO}"), "key", *octets(slots[right])]
     assert sh(None, looked_up, check=False).returncode == 0
 
 

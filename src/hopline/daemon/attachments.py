@@ -16,7 +16,7 @@ from hopline.kernel import BpfObject, Map, Program, XdpLink, atomic_store32, ato
 from hopline.kernel.foreign import identify, replace_foreign
 from hopline.kernel.link import detach_pin
 from hopline.kernel.netlink.ethtool import header_split
-from hopline.kernel.netlink.features import DeviceFeatures
+from hopline.kernel.netlink.features import DeviceFeatures, told
 from hopline.kernel.netlink.types import Link
 
 log = logging.getLogger("hopline")
@@ -208,7 +208,7 @@ class Attachments:
     def attach(self, interface: Interface, link: Link, *, replace: bool) -> Attachment:
         """Attach the pipeline, or adopt the link that is pinned; its program is swapped only where settings changed."""
         if (held := self.by_index.get(link.index)) is not None:
-            if held.link.ifindex and interface.mode in ("auto", held.mode):
+            if held.link.ifindex and held.mode in _modes(interface):
                 return held
             self.detach(link.index)
         slot = self.slots.get(link.index)
@@ -219,8 +219,7 @@ class Attachments:
         if pinned is not None:
             return pinned
         failure: KernelError | None = None
-        modes: tuple[Mode, ...] = ("native", "generic") if interface.mode == "auto" else (interface.mode,)
-        for mode in modes:
+        for mode in _modes(interface):
             loaded = self.datapath.load_pipeline(slot, generic=mode == "generic", trace=self.trace)
             try:
                 xdp = self._attach(interface.name, loaded.program(PIPELINE), link.index, mode, replace)
@@ -266,7 +265,7 @@ class Attachments:
         if not path.exists():
             return None
         xdp = XdpLink.from_pin(path)
-        if xdp.ifindex != link.index or interface.mode not in ("auto", xdp.mode):
+        if xdp.ifindex != link.index or xdp.mode not in _modes(interface):
             xdp.close()
             detach_pin(path)
             return None
@@ -333,3 +332,12 @@ class Attachments:
         for path in list(self.datapath.directory.glob("link_*")):
             if int(path.name.removeprefix("link_")) not in wanted:
                 detach_pin(path)
+
+
+def _modes(interface: Interface) -> tuple[Mode, ...]:
+    """Return the modes an interface may run in, the best first."""
+    if interface.mode != "auto":
+        return (interface.mode,)
+    # a driver that takes no redirect drops what native mode sends it, uncounted: where the kernel cannot say which do,
+    # only the operator may choose native
+    return ("native", "generic") if told() else ("generic",)

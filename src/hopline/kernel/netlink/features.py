@@ -47,6 +47,16 @@ def all_features() -> dict[int, DeviceFeatures]:
     return {link.index: _features(link, bits.get(link.index)) for link in query.links()}
 
 
+def told() -> bool:
+    """Return whether this kernel tells them, which it does since 6.3."""
+    try:
+        with Socket(NETLINK_GENERIC) as netlink:
+            GenericFamily(netlink, "netdev")
+    except KernelError:
+        return False
+    return True
+
+
 def _features(link: Link, bits: int | None) -> DeviceFeatures:
     generic = link.ethernet and link.kind not in _NEVER_GENERIC
     if bits is None:
