@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -165,11 +165,11 @@ class Pipeline:
         """Run a shell command in the router."""
         run(["nsenter", f"--net={netns.path_of(self.router)}", "--", "sh", "-ec", command])
 
-    def know(self) -> None:
-        """Tell the tables what the devices are now, as the daemon does."""
+    def know(self, **abilities: bool) -> None:
+        """Tell the tables what the devices are now, as the daemon does, or that they have these abilities."""
         with netns.inside(self.router):
             for name in ("in0", "out0"):
-                self.attachments.know(query.link(name), device_features(name))
+                self.attachments.know(query.link(name), replace(device_features(name), **abilities))
 
     def learn(
         self, on: bool = True, *, ipv4: bool | None = None, ipv6: bool | None = None, bypass: bool = False

@@ -1,11 +1,10 @@
 #!/bin/sh
-# What runs inside a VM, as root: guest.sh REPOSITORY PYTEST-ARGUMENTS…; results are left in /media.
+# What runs inside a VM, as root: guest.sh REPOSITORY; /media has the arguments of pytest, and is given the results.
 #
 # virtme-ng shows the machine's own file system, read-only, over 9p, which keeps nothing in memory. It is mounted again
 # so that it does (vng --rodir /mnt=/), and the repository is copied, since its tests write there.
 set -eu
 repository=$1 results=/media
-shift
 
 tag=$(awk '$2 == "/mnt" { print $1 }' /proc/mounts)
 umount /mnt
@@ -28,8 +27,8 @@ cd "$repository"
 export TMPDIR="$repository/.tmp" PYTHONPATH="$repository/tests" HOPLINE_KERNEL_RESULTS="$results"
 .venv/bin/python -c 'from hopline.kernel.needs import lacks; print(lacks())' >"$results/lacks"
 # all that can be tested on a kernel that cannot run the pipeline is that Hopline says so
-[ -z "$(cat "$results/lacks")" ] || set -- tests/bpf/test_needs.py
+[ -z "$(cat "$results/lacks")" ] || echo tests/bpf/test_needs.py >"$results/arguments"
 status=0
-.venv/bin/python -m pytest -q -p no:cacheprovider -p kernels.outcomes "$@" || status=$?
+.venv/bin/python -m pytest -q -p no:cacheprovider -p kernels.outcomes "@$results/arguments" || status=$?
 dmesg --level emerg,alert,crit,err,warn >"$results/dmesg" || true
 exit "$status"
