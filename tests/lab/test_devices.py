@@ -159,6 +159,7 @@ def test_with_more_devices_than_slots_those_that_are_wanted_come_first(wide, dae
     attach(one, last)
 
 
+@pytest.mark.slow
 def test_an_interface_that_found_no_slot_is_attached_when_there_is_one(wide, daemon):
     one = daemon(wide.ns)
     attach(one, "left", "third")

@@ -207,13 +207,15 @@ def test_learned_traffic_goes_on_over_an_upgrade(wide, daemon, later):
 
 
 @pytest.mark.timeout(600)
-def test_an_upgrade_killed_at_any_step_is_completed_by_the_next(wide, serving, this, later, kill_at):
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_upgrade_killed_at_any_step_is_completed_by_the_next(wide, serving, this, later, kill_at, stride):
     serving.terminate()
     entries, hops = kernel_entries(serving), next_hops(serving)
     builds, number = [this, later], 0
     with nothing_lost(wide):
         while True:
-            number += 6 if number in range(1, MAKING_STEPS) else 1  # while it makes, one step is like another
+            # while it makes, one step is like another
+            number += max(stride, 6 if number in range(1, MAKING_STEPS) else 1)
             target = builds[1]
             settings = {"LD_PRELOAD": kill_at, "KILL_AT": str(number)}
             cut = target.run(wide.ns, "upgrade", "--instance", serving.instance, **settings)
@@ -303,10 +305,11 @@ def test_an_upgrade_is_refused_while_a_daemon_serves_and_from_another_namespace(
     assert json.loads(same.stdout)["needed"] is False
 
 
-def test_a_first_start_killed_at_any_step_is_made_up_for_by_the_next(router, daemon, this, kill_at):
+@pytest.mark.parametrize("steps", [(1, 9), pytest.param((2, 3, 5, 12), marks=pytest.mark.slow)])
+def test_a_first_start_killed_at_any_step_is_made_up_for_by_the_next(router, daemon, this, kill_at, steps):
     one = daemon(router.ns)
     one.terminate()
-    for number in (1, 2, 3, 9):
+    for number in steps:
         this.run(None, "detach", "--instance", one.instance)
         assert not one.pins.exists()
         with subprocess.Popen(
