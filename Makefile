@@ -40,8 +40,9 @@ $(VENV)/installed: $(VENV)/packages $(SOURCES)
 demo: $(VENV)/installed
 	@$(BIN)/hopline lab forward
 
+# half of the time is spent waiting: two at a time, each file by one of them
 test: $(VENV)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed
 	@# the fuzzer has no wheel for every Python; without it its tests are skipped and say so

@@ -14,7 +14,7 @@ from hopline.errors import KernelError, Refused
 from hopline.features.forward import mac_word
 from hopline.kernel import BpfObject, Map, Program, XdpLink, atomic_store32, atomic_store64, query
 from hopline.kernel.foreign import identify, replace_foreign
-from hopline.kernel.link import detach_pin
+from hopline.kernel.link import detach_pin, pinned_by
 from hopline.kernel.netlink.ethtool import header_split
 from hopline.kernel.netlink.features import DeviceFeatures, told
 from hopline.kernel.netlink.types import Link
@@ -241,7 +241,7 @@ class Attachments:
             return XdpLink.attach(program, index, mode)
         if replace:
             return replace_foreign(index, program, mode, self.datapath.directory)
-        instance = self._owner(other.program_id)
+        instance = pinned_by(self.datapath.directory.parent, other.program_id)
         if instance is not None:
             raise Refused(
                 f"attach xdp pipeline to {name}: instance {instance} serves it (program id {other.program_id}): "
@@ -250,15 +250,6 @@ class Attachments:
         raise Refused(
             f"attach xdp pipeline to {name}: another program ({other.known_as}) is attached: unload it or use --replace"
         )
-
-    def _owner(self, program_id: int) -> str | None:
-        for pin in self.datapath.directory.parent.glob("*/link_*"):
-            link = XdpLink.from_pin(pin)
-            owner = pin.parent.name if link.program_id == program_id else None
-            link.close()
-            if owner is not None:
-                return owner
-        return None
 
     def _adopt(self, interface: Interface, link: Link) -> Attachment | None:
         path = self.datapath.directory / f"link_{link.index}"
