@@ -75,7 +75,7 @@ class XdpLink(Handle):
                 return link
             if -result in NOT_THE_DRIVER:
                 break
-        raise _refusal(asked, -result, ifindex, mode)
+        raise refusal(asked, -result, ifindex, mode)
 
     @classmethod
     def from_pin(cls, path: str | Path) -> "XdpLink":
@@ -125,6 +125,21 @@ def detach_pin(path: Path) -> None:
     with XdpLink.from_pin(path) as link:
         link.detach()
         link.unpin()
+
+
+def pinned_by(directory: Path, program_id: int) -> str | None:
+    """The name of the instance below `directory` whose pinned link carries this program; None if there is none."""
+    for pin in directory.glob("*/link_*"):
+        try:
+            with XdpLink.from_pin(pin) as link:
+                carried = link.program_id
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            continue  # removed since
+        if carried == program_id:
+            return pin.parent.name
+    return None
 
 
 def remove_pins(directory: Path) -> None:
@@ -191,7 +206,8 @@ def _link_info(fd: int) -> tuple[int, int, int, int]:
     return link_id, kind, program_id, ifindex
 
 
-def _refusal(asked: str, number: int, ifindex: int, mode: Mode) -> KernelError | Refused:
+def refusal(asked: str, number: int, ifindex: int, mode: str) -> KernelError | Refused:
+    """What to raise when attaching in `mode` failed with the errno `number`: Refused where another program is there."""
     there = None
     if number in (errno.EBUSY, errno.EEXIST):
         there = query(ifindex)
@@ -200,7 +216,10 @@ def _refusal(asked: str, number: int, ifindex: int, mode: Mode) -> KernelError |
     hints = {
         errno.ENODEV: "no such interface in this namespace",
         errno.EPERM: "run as root or with CAP_BPF and CAP_NET_ADMIN",
-        errno.EOPNOTSUPP: "the driver has no native xdp; use mode generic" if mode == "native" else "",
+        errno.EOPNOTSUPP: {
+            "native": "the driver has no native xdp; use mode generic",
+            "offload": "the device runs no programs itself; use mode native or generic",
+        }.get(mode, ""),
         errno.EINVAL: "the driver or its settings (mtu, queues, lro) do not allow it; try mode generic",
     }
     return KernelError(asked, portable(number), hints.get(number, "try mode generic" if mode == "native" else ""))
