@@ -161,7 +161,8 @@ def test_the_tables_stay_the_kernels(ns):
             ns,
             "ip link add x0 type veth peer name x1; ip link set x0 up; ip link set x1 up; ip link set v0 mtu 1300;"
             "ip addr add 10.5.0.1/24 brd + dev x0; ip neigh add 10.5.0.2 lladdr 02:00:00:00:00:05 dev x0;"
-            "ip addr add 10.6.0.1/24 dev x1; ip addr del 10.6.0.1/24 dev x1; ip link set x1 name y1;"
+            "ip addr add 10.6.0.1/24 dev x1; ip addr del 10.6.0.1/24 dev x1; "
+            "ip link set x1 down; ip link set x1 name y1; ip link set y1 up; "
             "ip neigh add 10.0.0.2 lladdr 02:00:00:00:00:05 dev v0; ip link add z0 type veth peer name z1;"
             "ip link del z0",
         )
