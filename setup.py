@@ -1,5 +1,6 @@
 """Builds what is not Python: the BPF objects (clang) and the libbpf binding (cffi, abi3)."""
 
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -8,17 +9,31 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("src/hopline/bpf")
+LESSONS = Path("examples/lessons")
 
 
 class BuildAll(build_ext):
-    """Compile each src/hopline/bpf/NAME.bpf.c beside the package it ships in, then the C extension."""
+    """Compile each src/hopline/bpf/NAME.bpf.c beside the package it ships in, then the C extension.
+
+    A package that is not used in place takes the lessons along: `hopline lab program` tells them anywhere.
+    """
 
     def run(self):
-        package = SOURCES if self.inplace or self.editable_mode else Path(self.build_lib) / "hopline/bpf"
+        in_place = self.inplace or self.editable_mode
+        package = SOURCES if in_place else Path(self.build_lib) / "hopline/bpf"
         package.mkdir(parents=True, exist_ok=True)
         for source in sorted(SOURCES.glob("*.bpf.c")):
             self.compile_bpf(source, package / source.with_suffix(".o").name)
+        if not in_place:
+            self.copy_lessons(Path(self.build_lib) / "hopline/lessons")
         super().run()
+
+    def copy_lessons(self, target):
+        for pattern in ("README.md", "*/README.md", "*/*.bpf.c"):
+            for path in sorted(LESSONS.glob(pattern)):
+                copy = target / path.relative_to(LESSONS)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
 
     def compile_bpf(self, source, target):
         multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"

@@ -48,7 +48,11 @@ def test_the_wheel_has_all_that_runs_and_nothing_else(wheel):
     assert {name for name in names if name.endswith(".o")} == {f"{name[:-2]}.o" for name in packaged(".bpf.c")}
     assert names >= {"hopline/py.typed", "hopline/kernel/_libbpf.abi3.so", "hopline/kernel/_libbpf.pyi"}
     kinds = {Path(name).suffix for name in names if name.startswith("hopline/")}
-    assert kinds <= {".py", ".pyi", ".typed", ".so", ".o", ".c", ".h"}
+    assert kinds <= {".py", ".pyi", ".typed", ".so", ".o", ".c", ".h", ".md"}
+    lessons = {named(path) for path in files() if named(path).startswith("examples/lessons/")}
+    shipped = {name for name in names if name.startswith("hopline/lessons/")}
+    assert shipped == {name.replace("examples/", "hopline/", 1) for name in lessons}
+    assert "hopline/lessons/redirect/redirect.bpf.c" in shipped
 
 
 def test_the_wheel_names_and_carries_its_licences(wheel):
@@ -84,3 +88,6 @@ def test_the_wheel_works_where_there_is_no_repository(wheel, tmp_path):
     opened = "from hopline.daemon.datapath import OBJECT; from hopline.kernel import BpfObject"
     text = f"{opened}; print(*BpfObject.open(OBJECT).programs())"
     assert "hopline_xdp" in run([sys.executable, "-c", text], tmp_path, **where).stdout
+    told = run([command, "lab", "program"], tmp_path, **where)
+    assert told.returncode == 0, told.stderr
+    assert re.search("^redirect +[a-z]", told.stdout, re.MULTILINE)

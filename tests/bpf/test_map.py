@@ -274,3 +274,34 @@ def test_octet_rows_are_keys():
         assert six.update_batch(rows, range(10)) == 10
         assert six.get(rows[3].tobytes()) == 3
         assert six.get(ipaddress.IPv6Address(rows[4].tobytes())) == 4
+
+
+@pytest.mark.parametrize("name", ["table", "routes", "devices", "counters"])
+def test_a_stream_has_what_items_have_as_octets(maps, name):
+    """In batches, with repeated keys dropped, one by one, and per CPU."""
+    table = maps(name)
+    if name == "devices":
+        table.set(3, 1)  # loopback
+    elif name == "routes":
+        table.update_batch([(24, n << 8) for n in range(3000)], np.arange(3000))
+    else:
+        table.update_batch(np.arange(64), np.ones(64, table.value_dtype))
+    with Map.from_id(table.id, typed=False) as raw:
+        parts = [(keys.copy(), values.copy()) for keys, values in raw.stream()]
+        keys, values = raw.items()
+    found = {key.tobytes(): value.tobytes() for some in parts for key, value in zip(*some, strict=True)}
+    assert found == {key.tobytes(): value.tobytes() for key, value in zip(keys, values, strict=True)}
+    assert sum(len(some) for some, _ in parts) == len(keys) > 0
+
+
+def test_whether_a_trie_holds_this_very_prefix(maps):
+    routes = maps("routes")
+    assert not routes.holds((8, 0x0A000000))
+    for key in ((8, 0x0A000000), (16, 0x0A010000), (0, 0)):
+        routes.set(key, 1)
+        assert routes.holds(key)
+        assert not routes.holds((32, 0x0A010203)), "a shorter prefix around it is another"
+    assert not routes.holds((9, 0x0A000000))
+    table = maps("table")
+    table.set(1, 0)
+    assert (table.holds(1), table.holds(2)) == (True, False)

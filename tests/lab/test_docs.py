@@ -5,57 +5,37 @@ within a line, and alone on a line for any lines. The commands are the real ones
 namespace and instance by wrappers on PATH.
 """
 
+import io
 import os
 import re
+import shlex
+import shutil
 import struct
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import hopline
 from clang import compile_bpf
+from hopline.cli import main as cli
 from hopline.features.probe import Fields, probe_frame
+from hopline.host.program import load
+from hopline.kernel import netns
 from hopline.lab.shell import enter, environment, hopline_command
+from lab.loading import left_of
 from lab.net import AUTO, Daemon, Router, missing_tools, sh
 from lab.traffic import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 FWD_API = ("--fwd-api", "127.0.0.1:5555")
 ANY = "…"
-
-# README.md's count.bpf.c: what `hopline.kernel` is shown with
-COUNT = """
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-
-struct counter { __u64 packets; __u64 bytes; };
-const volatile __u32 sample_every = 8;
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 3);
-	__type(key, __u32);
-	__type(value, struct counter);
-} counters SEC(".maps");
-
-SEC("xdp") int count(struct xdp_md *ctx)
-{
-	__u32 verdict = XDP_PASS;
-	struct counter *counter = bpf_map_lookup_elem(&counters, &verdict);
-
-	if (counter && bpf_get_prandom_u32() % sample_every == 0) {
-		counter->packets++;
-		counter->bytes += ctx->data_end - ctx->data;
-	}
-	return verdict;
-}
-
-char _license[] SEC("license") = "GPL";
-"""
+LESSONS = ROOT / "examples" / "lessons"
 
 
 @dataclass
@@ -66,12 +46,15 @@ class Example:
     command: str
     output: list[str] = field(default_factory=list)
 
-    def matches(self, printed: str) -> bool:
-        """Whether a pattern of the page's lines fits; a kernel that knows less has another mode, of another width."""
-        wanted = self.output
-        if AUTO != "native":
-            printed = re.sub(" +", " ", printed)
-            wanted = [re.sub(" +", " ", line.replace("native", AUTO)) for line in wanted]
+    def matches(self, printed: str, auto: str = AUTO, loose: bool = AUTO != "native") -> bool:
+        """Whether a pattern of the page's lines fits; a kernel that knows less has another mode, of another width.
+
+        Loose: columns may be wider than on the page.
+        """
+        wanted = [line.replace("native", auto) for line in self.output]
+        if loose:
+            printed = re.sub("^ +", "", re.sub(" +", " ", printed), flags=re.MULTILINE)
+            wanted = [re.sub(" +", " ", line).lstrip() for line in wanted]
         parts = []
         for line in wanted:
             parts.append(r"(?:.*\n)*" if line == ANY else ".*".join(map(re.escape, line.split(ANY))) + r"\n")
@@ -104,16 +87,17 @@ def examples(page: str) -> list[Example]:
 
 
 class Console:
-    """The router of the pages: a shell whose `hopline`, `curl` and `ping-from-client` act where the pages mean."""
+    """The router of the pages: a shell whose commands act where the pages mean; `instance` is its daemon's."""
 
-    def __init__(self, net: Router, instance: str, directory: Path) -> None:
+    def __init__(self, net: Router, directory: Path, instance: str | None = None) -> None:
         self.net, self.directory = net, directory
-        self.client = hopline.connect(instance)
+        self.client = None if instance is None else hopline.connect(instance)
         self.programs = directory / "bin"
         self.programs.mkdir()
-        self._wrap("hopline", net.ns, f"{hopline_command()} --instance {instance}", "")
-        self._wrap("curl", net.ns, "curl", "")
-        self._wrap("ping-from-client", net.client.ns, "ping -n -q -i 0.2 -w 5", ">/dev/null")
+        self._wrap("hopline", net.ns, hopline_command() + (f" --instance {instance}" if instance else ""), "")
+        for command in ("curl", "ip"):
+            self._wrap(command, net.ns, command, "")
+        self._wrap("ping-from-client", net.client.ns, "ping -n -q -i 0.2 -w 5", ">/dev/null 2>&1")
 
     def _wrap(self, name: str, ns: str, command: str, after: str) -> None:
         inside = " ".join(enter(ns, [command]))
@@ -125,8 +109,13 @@ class Console:
 
     def run(self, command: str) -> str:
         """What a command prints, both streams as a terminal would show them."""
-        if command.startswith("ping-"):
-            self.settle()
+        if re.fullmatch(r"hopline program (?!stats|log)[^|&;]*", command):
+            return self.call(shlex.split(command)[1:])
+        if command.startswith("ping-") and self.client is not None:
+            self.settle(self.client)
+        if "program stats" in command:
+            # a table, which it is on a terminal only
+            command = f"script -qec {shlex.quote(command)} /dev/null"
         index = self.net.right.index
         command = command.replace(f'"iface":{ANY}', f'"iface":{index}')
         env = {**environment(), "PATH": f"{self.programs}:{environment()['PATH']}"}
@@ -144,12 +133,27 @@ class Console:
         assert done.returncode == 0 or "hopline: " in printed, f"{command}: exit code {done.returncode}: {printed}"
         return printed
 
-    def settle(self, quiet_seconds: float = 0.4) -> None:
+    def call(self, words: list[str]) -> str:
+        """What hopline prints, called here: a process for each of a page's many commands would take long."""
+        before, octets = Path.cwd(), io.BytesIO()
+        stream = io.TextIOWrapper(octets, encoding="utf-8", write_through=True)
+        os.chdir(self.directory)
+        try:
+            with redirect_stdout(stream), redirect_stderr(stream), netns.inside(self.net.ns):
+                code = cli.main(words)
+        finally:
+            os.chdir(before)
+        printed = octets.getvalue().decode()
+        assert (code == 0) is ("hopline: " not in printed), f"{words}: exit code {code}: {printed}"
+        return "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
+
+    @staticmethod
+    def settle(client: hopline.Client, quiet_seconds: float = 0.4) -> None:
         """Wait until the daemon has followed what the last commands changed: then what is learned stays."""
         seen, since, end = 0, time.monotonic(), time.monotonic() + 10
         while time.monotonic() - since < quiet_seconds:
             assert time.monotonic() < end, "the generation never comes to rest"
-            generation = self.client.status().generation
+            generation = client.status().generation
             if generation != seen:
                 seen, since = generation, time.monotonic()
             time.sleep(0.05)
@@ -172,7 +176,17 @@ def console(router, daemon, tmp_path):
         wait_for(lambda ns=ns: not sh(ns, "ip -6 address show tentative").stdout)
     (tmp_path / "mystery.pcap").write_bytes(capture())
     serving = daemon(router.ns, *FWD_API)
-    return Console(router, serving.instance, tmp_path)
+    return Console(router, tmp_path, serving.instance)
+
+
+@pytest.fixture
+def bare(router, tmp_path):
+    """The router without a daemon, and the sources that pages build."""
+    router.warm()
+    for lesson in LESSONS.glob("*/*.bpf.c"):
+        shutil.copy(lesson, tmp_path)
+    yield Console(router, tmp_path)
+    netns.run_in(router.ns, load.clear)
 
 
 def python_block(number: int) -> str:
@@ -193,17 +207,37 @@ def run_python(ns: str, text: str, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/features/forward.md", "docs/features/explain.md", "docs/intent.md"]
-)
-def test_the_examples_of_a_page_print_what_it_says(console, page):
+def follow(console: Console, page: str, **how: Any) -> None:
+    """Run a page's commands, each of which must print what the page says."""
     shown = examples(page)
     assert len(shown) >= 4
     for example in shown:
         printed = console.run(example.command)
         expected = "\n".join(example.output)
         where = f"{page}:{example.line}: $ {example.command}"
-        assert example.matches(printed), f"{where}\n--- the page says\n{expected}\n--- it printed\n{printed}"
+        assert example.matches(printed, **how), f"{where}\n--- the page says\n{expected}\n--- it printed\n{printed}"
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/features/forward.md", "docs/features/explain.md", "docs/intent.md"]
+)
+def test_the_examples_of_a_page_print_what_it_says(console, page):
+    if page == "README.md":
+        # a device that no instance serves
+        sh(console.net.ns, "ip link add wan up type veth peer name isp")
+        sh(console.net.ns, "ip link set isp up")
+        shutil.copy(LESSONS / "count" / "count.bpf.c", console.directory)
+    follow(console, page)
+
+
+@pytest.mark.skipif(bool(missing_tools("clang")), reason="needs clang")
+def test_the_examples_of_programs_print_what_they_say(bare):
+    page = "docs/features/program.md"
+    for _, source in blocks(page, "c"):
+        (bare.directory / source[0].strip("/* ")).write_text("\n".join(source) + "\n")
+    # a veth has native XDP, whatever the kernel tells of it
+    follow(bare, page, auto="native", loose=True)
+    assert left_of(bare.net.ns) == []
 
 
 def test_the_daemon_of_the_readme_is_driven_from_python(router, daemon, tmp_path):
@@ -229,11 +263,11 @@ def test_the_daemon_of_the_readme_is_driven_from_python(router, daemon, tmp_path
 
 @pytest.mark.skipif(bool(missing_tools("clang")), reason="needs clang")
 def test_the_kernel_layer_of_the_readme_works_without_a_daemon(router, tmp_path):
-    compile_bpf(tmp_path, COUNT, "count")
+    compile_bpf(tmp_path, (LESSONS / "count" / "count.bpf.c").read_text(), "count")
     lines = run_python(router.ns, python_block(1), tmp_path).splitlines()
     assert re.fullmatch(r"native [0-9a-f]{16}", lines[0])
     assert lines[1] == "2"  # XDP_PASS
-    assert [line.split()[0] for line in lines[2:]] == ["0", "1", "2"]
+    assert [line.split()[0] for line in lines[2:]] == ["0", "1", "2", "3", "4"]
     assert lines[2:4] == ["0 0 0", "1 0 0"]
     packets, octets = map(int, lines[4].split()[1:])
     # the frame of ours, and what the hosts happened to say meanwhile

@@ -31,6 +31,7 @@ _COMMANDS = {
     "history": ("intent:history", "The last changes of the intent: when, by whom, what."),
     "interface": ("interface:interface", "The devices whose packets Hopline handles."),
     "lab": ("lab:lab", "Try it in network namespaces."),
+    "program": ("program:program", "Anyone's BPF program: loaded, pinned, counted, unloaded."),
     "rollback": ("intent:rollback", "Make the intent what it was after a change."),
     "serve": ("serve:serve", "Run the daemon of an instance."),
     "status": ("status:status", "What the daemon does, and what stops it from doing more."),

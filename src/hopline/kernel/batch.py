@@ -5,6 +5,7 @@ Which map types have batches depends on the kernel (kernel/bpf/syscall.c, BPF_DO
 """
 
 import errno
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,34 +116,72 @@ class _NoBatch(Exception):
     """This kernel has no batch look-up for the map's type."""
 
 
+def stream(target: Target, unique: bool) -> Iterator[tuple[memoryview, memoryview, int]]:
+    """What lookup() finds, a part at a time: keys, values and their number, valid until the next is asked for.
+
+    Where repeated keys have to be dropped all of it is read at first.
+    """
+    if not unique:
+        try:
+            yield from _batches(target)
+            return
+        except _NoBatch:
+            pass
+    keys, values, count = lookup(target, unique)
+    for first in range(0, count, target.chunk):
+        past = min(first + target.chunk, count)
+        some_keys = memoryview(keys)[first * target.key_size : past * target.key_size]
+        yield some_keys, memoryview(values)[first * target.value_size : past * target.value_size], past - first
+
+
 def _lookup_batches(target: Target) -> tuple[bytearray, bytearray, int]:
-    room = target.chunk
+    keys, values, total = bytearray(), bytearray(), 0
+    for some_keys, some_values, count in _batches(target):
+        keys += some_keys
+        values += some_values
+        total += count
+    return keys, values, total
+
+
+def _batches(target: Target) -> Iterator[tuple[memoryview, memoryview, int]]:
+    room, total, started, interrupted = target.chunk, 0, False, 0
     cursor, step = ffi.new("char[]", max(8, target.key_size)), ffi.new("char[]", max(8, target.key_size))
-    keys, values, total, started, interrupted = bytearray(), bytearray(), 0, False, 0
     count = ffi.new("uint32_t *")
-    key_room, value_room = bytearray(room * target.key_size), bytearray(room * target.value_size)
+    keys, values = bytearray(room * target.key_size), bytearray(room * target.value_size)
     while True:
         count[0] = room
-        into = (ffi.from_buffer(key_room), ffi.from_buffer(value_room))
+        into = (ffi.from_buffer(keys), ffi.from_buffer(values))
         result = lib.hl_lookup_batch(target.fd, cursor if started else ffi.NULL, step, *into, count)
         if -result in NO_BATCH and not started:
             raise _NoBatch
         if result == -errno.ENOSPC:  # one hash bucket holds more than there is room for
             room *= 2
-            key_room, value_room = bytearray(room * target.key_size), bytearray(room * target.value_size)
+            keys, values = bytearray(room * target.key_size), bytearray(room * target.value_size)
             continue
         if result < 0 and result not in (-errno.ENOENT, -errno.EINTR):
             raise KernelError(f"read {target.what}", portable(-result))
-        keys += memoryview(key_room)[: count[0] * target.key_size]
-        values += memoryview(value_room)[: count[0] * target.value_size]
-        total += count[0]
+        found = int(count[0])
+        total += found
+        if found:
+            yield memoryview(keys)[: found * target.key_size], memoryview(values)[: found * target.value_size], found
         if result == -errno.ENOENT:
-            return keys, values, total
+            return
         interrupted = interrupted + 1 if result == -errno.EINTR else 0
         _bound(target, total if interrupted < 100 else 1 << 62)
-        if count[0] or not interrupted:
+        if found or not interrupted:
             ffi.memmove(cursor, step, len(cursor))
             started = True
+
+
+def following(target: Target, key: bytes | None) -> bytes | None:
+    """The key that the kernel's walk comes to after `key`, or at first; None at the end."""
+    cursor, count = ffi.new("char[]", key or bytes(target.key_size)), ffi.new("uint32_t *")
+    room = bytearray(target.key_size), bytearray(target.value_size)
+    into = (ffi.from_buffer(room[0]), ffi.from_buffer(room[1]), target.value_size)
+    result = lib.hl_lookup_each(target.fd, cursor, int(key is not None), target.key_size, *into, 1, count)
+    if result < 0 and result != -errno.ENOENT:
+        raise KernelError(f"read {target.what}", portable(-result))
+    return bytes(room[0]) if count[0] else None
 
 
 def _lookup_each(target: Target) -> tuple[bytearray, bytearray, int]:

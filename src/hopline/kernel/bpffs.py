@@ -1,19 +1,24 @@
 """Where pins go: a bpffs that outlives the process and its namespaces, mounted if there is none."""
 
 import errno
+import fcntl
 import os
 import re
+import stat
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from hopline.errors import InvalidInput, KernelError
+from hopline.kernel import netns
 from hopline.kernel._libbpf import ffi, lib
 
 BPF_FS_MAGIC = 0xCAFE4A11
 USUAL = Path("/sys/fs/bpf")
 
-# bpffs refuses every name with a dot
+# instances have names that any program can make in bpffs, which takes no dots (see _make)
 NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
@@ -72,6 +77,11 @@ def _seen_by(pid: int) -> Path:
     return Path(f"/proc/self/fd/{os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)}")
 
 
+def shown(path: Path) -> str:
+    """A path below root() as the host has it; root() may be a way to it that is this process's alone."""
+    return str(USUAL / path.relative_to(root()))
+
+
 def check_name(name: str) -> str:
     """`name` if it can name an instance or a pin, else InvalidInput."""
     if not NAME.fullmatch(name):
@@ -89,3 +99,58 @@ def instance_dir(name: str, create: bool = True) -> Path:
         except OSError as error:
             raise KernelError(f"make {place}", error.errno or 0, "run as root") from error
     return place
+
+
+def program_dir(name: str, create: bool = True) -> Path:
+    """`<root>/hopline/.programs/NETNS-INODE/NAME`, for pins of programs on a device of the calling thread's namespace.
+
+    NAME is a device's, or one that no device can have; with `create` false ask is_there().
+    """
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > 255:
+        raise InvalidInput("pin", f"{name!r} is no name for a directory")
+    place = root() / "hopline" / ".programs" / str(netns.inode()) / name
+    if create:
+        try:
+            for step in (place.parents[2], place.parents[1], place.parent, place):
+                _make(step)
+        except OSError as error:
+            raise KernelError(f"make {place}", error.errno or 0, "run as root") from error
+    return place
+
+
+def is_there(place: Path) -> bool:
+    """Whether a pin or directory of bpffs is there, which answers EPERM where there is none of a name with a dot."""
+    try:
+        return place.exists()
+    except PermissionError:
+        return False
+
+
+def _make(place: Path) -> None:
+    if not is_there(place):
+        with dotted(place):
+            place.mkdir(mode=0o700, exist_ok=True)
+
+
+@contextmanager
+def dotted(place: Path) -> Iterator[None]:
+    """While it lasts, `place` can be made or renamed to although its name has a dot.
+
+    bpffs refuses to look up such a name unless its directory has mode 0 (kernel/bpf/inode.c, bpf_lookup). What is there
+    is found without asking it.
+    """
+    if "." not in place.name:
+        yield
+        return
+    directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # another process may be at it: its mode 0 is not the one to go back to
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        mode = stat.S_IMODE(os.fstat(directory).st_mode)
+        os.fchmod(directory, 0)
+        try:
+            yield
+        finally:
+            os.fchmod(directory, mode or 0o700)
+    finally:
+        os.close(directory)

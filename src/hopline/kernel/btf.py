@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hopline.errors import LayoutError
+from hopline.kernel.elf import sections
 
 MAGIC = 0xEB9F
 
@@ -81,7 +82,10 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """One BTF type. `size` in bytes (or 0), `target` the type pointed to, aliased or repeated (or 0)."""
+    """One BTF type. `size` in bytes (or 0), `target` the type pointed to, aliased or repeated (or 0).
+
+    `local`: a variable that C calls static.
+    """
 
     id: int
     kind: Kind
@@ -94,6 +98,7 @@ class Type:
     members: tuple[Member, ...] = ()
     values: tuple[tuple[str, int], ...] = ()
     section: tuple[tuple[int, int, int], ...] = ()
+    local: bool = False
 
 
 class Btf:
@@ -155,8 +160,7 @@ class Btf:
 
     def _parse_type(self, data: bytes, at: int, strings: bytes, order: str) -> int:
         name_at, info, size_or_type = struct.unpack_from(order + "III", data, at)
-        kind = Kind(info >> 24 & 0x1F)
-        vlen, flag = info & 0xFFFF, bool(info >> 31)
+        kind, vlen, flag = Kind(info >> 24 & 0x1F), info & 0xFFFF, bool(info >> 31)
         at += 12
         end = at + FIXED.get(kind, 0) + REPEATED.get(kind, 0) * vlen
         if end > len(data):
@@ -172,7 +176,7 @@ class Btf:
             return struct.iter_unpack(order + form, data[at:end])
 
         size = target = count = 0
-        signed = boolean = False
+        signed = boolean = local = False
         members: tuple[Member, ...] = ()
         values: tuple[tuple[str, int], ...] = ()
         section: tuple[tuple[int, int, int], ...] = ()
@@ -194,11 +198,13 @@ class Btf:
         elif kind is Kind.ENUM64:
             signed = flag
             values = tuple((text(n), high << 32 | low) for n, low, high in parts("IIi" if flag else "III"))
+        elif kind is Kind.VAR:
+            local = list(parts("I")) == [(0,)]
         elif kind is Kind.DATASEC:
             section = tuple((t, o, s) for t, o, s in parts("III"))
         number = len(self.types)
         self.types.append(
-            Type(number, kind, text(name_at), size, target, count, signed, boolean, members, values, section)
+            Type(number, kind, text(name_at), size, target, count, signed, boolean, members, values, section, local)
         )
         return end
 
@@ -228,31 +234,23 @@ class Btf:
         return found.size
 
     def variables(self) -> dict[str, Variable]:
-        """Global variables by name, of all data sections."""
+        """Global variables by name, of all data sections; of static ones libbpf does not say where they lie."""
         found = {}
         for kept in self.types:
             if kept.kind is Kind.DATASEC:
                 for type_id, offset, size in kept.section:
                     var = self.types[type_id]
-                    if var.kind is Kind.VAR:
+                    if var.kind is Kind.VAR and not var.local:
                         found[var.name] = Variable(var.name, kept.name, var.target, offset, size)
         return found
 
 
 def elf_section(data: bytes, wanted: str, name: str) -> bytes:
     """The contents of a section of a 64-bit ELF file (elf(5)); LayoutError if it has none of that name."""
-    if data[:4] != b"\x7fELF" or len(data) < 64 or data[4] != 2:
-        raise LayoutError(f"read {name}: not a 64-bit elf file")
-    order = "<" if data[5] == 1 else ">"
     try:
-        (table,) = struct.unpack_from(order + "Q", data, 40)
-        size, count, names_index = struct.unpack_from(order + "HHH", data, 58)
-        sections = [struct.unpack_from(order + "IIQQQQ", data, table + size * i) for i in range(count)]
-        names_at = sections[names_index][4]
-        for section in sections:
-            start = names_at + section[0]
-            if data[start : data.index(b"\0", start)].decode() == wanted:
-                return data[section[4] : section[4] + section[5]]
-    except (struct.error, IndexError, ValueError, OverflowError) as error:
-        raise LayoutError(f"read {name}: damaged elf file ({error})") from error
-    raise LayoutError(f"read {name}: no section {wanted}, so nothing says how its structs lie")
+        found = sections(data).get(wanted)
+    except ValueError as error:
+        raise LayoutError(f"read {name}: {error}") from error
+    if found is None:
+        raise LayoutError(f"read {name}: no section {wanted}, so nothing says how its structs lie")
+    return found.data

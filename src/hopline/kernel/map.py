@@ -7,6 +7,7 @@ NumPy scalars, records and arrays of `key_dtype` and `value_dtype`.
 import errno
 import math
 import mmap as mappings
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hopline.errors import KernelError
+from hopline.errors import KernelError, LayoutError
 from hopline.kernel import batch, codec
 from hopline.kernel._libbpf import ffi, lib
 from hopline.kernel.btf import Btf
@@ -29,9 +30,15 @@ class Map(Handle):
     """A map in the kernel. Attributes: fd, name, id, type, key_size, value_size, max_entries, flags (as created)."""
 
     def __init__(
-        self, fd: int, name: str = "", *, key_dtype: DType | None = None, value_dtype: DType | None = None
+        self,
+        fd: int,
+        name: str = "",
+        *,
+        key_dtype: DType | None = None,
+        value_dtype: DType | None = None,
+        typed: bool = True,
     ) -> None:
-        """Takes over `fd`. Without dtypes the kernel is asked for the map's BTF."""
+        """Takes over `fd`. Without dtypes the kernel is asked for the map's BTF; unless `typed` all is raw octets."""
         self.fd = fd
         info = ffi.new("struct bpf_map_info *")
         size = ffi.new("uint32_t *", ffi.sizeof("struct bpf_map_info"))
@@ -41,8 +48,12 @@ class Map(Handle):
         self.id, self.type, self.flags = int(info.id), int(info.type), int(info.map_flags)
         self.key_size, self.value_size = int(info.key_size), int(info.value_size)
         self.max_entries = int(info.max_entries)
-        self._btf_id = int(info.btf_id)
-        if value_dtype is None and info.btf_id and info.btf_value_type_id:
+        # of its BTF, and in it of key and value; 0 where there is none
+        self.btf_id = int(info.btf_id)
+        self.btf_types = int(info.btf_key_type_id), int(info.btf_value_type_id)
+        if not typed:
+            key_dtype, value_dtype = np.dtype(f"V{self.key_size}"), np.dtype(f"V{self.value_size}")
+        elif value_dtype is None and info.btf_id and info.btf_value_type_id:
             key_dtype, value_dtype = _kernel_dtypes(info, self.name)
         shape = Shape(self.type, self.key_size, self.value_size, key_dtype, value_dtype)
         self.key_dtype, self.value_dtype = codec.default_dtypes(shape)
@@ -53,17 +64,26 @@ class Map(Handle):
         self._room = self._stride * self.ncpu if self.per_cpu else self.value_size
 
     @classmethod
-    def from_pin(cls, path: str | Path, *, key_dtype: DType | None = None, value_dtype: DType | None = None) -> "Map":
+    def from_pin(
+        cls,
+        path: str | Path,
+        *,
+        key_dtype: DType | None = None,
+        value_dtype: DType | None = None,
+        typed: bool = True,
+    ) -> "Map":
         """The map pinned at `path`; give key_dtype and value_dtype where it has no BTF."""
-        found = cls(open_pin(path, "map"), key_dtype=key_dtype, value_dtype=value_dtype)
+        found = cls(open_pin(path, "map"), key_dtype=key_dtype, value_dtype=value_dtype, typed=typed)
         found.pinned = Path(path)
         return found
 
     @classmethod
-    def from_id(cls, map_id: int, *, key_dtype: DType | None = None, value_dtype: DType | None = None) -> "Map":
+    def from_id(
+        cls, map_id: int, *, key_dtype: DType | None = None, value_dtype: DType | None = None, typed: bool = True
+    ) -> "Map":
         """The map with this id; KernelError ENOENT if there is none."""
         fd = check(lib.bpf_map_get_fd_by_id(map_id), f"open map id {map_id}")
-        return cls(fd, key_dtype=key_dtype, value_dtype=value_dtype)
+        return cls(fd, key_dtype=key_dtype, value_dtype=value_dtype, typed=typed)
 
     @classmethod
     def create(
@@ -85,7 +105,7 @@ class Map(Handle):
 
     def layout(self) -> Layout | None:
         """All layouts of the object that the map was made by, as the kernel keeps them; None where it keeps none."""
-        return _kernel_layout(self._btf_id, self.name) if self._btf_id else None
+        return _kernel_layout(self.btf_id, self.name) if self.btf_id else None
 
     @property
     def _target(self) -> batch.Target:
@@ -121,6 +141,15 @@ class Map(Handle):
         """
         asked = f"update {self.what}"
         check(lib.bpf_map_update_elem(self.fd, self._key(key), self._value(value), flags), asked)
+
+    def holds(self, key: Element) -> bool:
+        """Whether this very key is there; get() of an LPM trie finds shorter prefixes too."""
+        raw = self._key(key)
+        if self.type != codec.LPM_TRIE:
+            return self.get(raw) is not None
+        # only what follows a key that is not there is the first of all (kernel/bpf/lpm_trie.c, trie_get_next_key)
+        first = batch.following(self._target, None)
+        return first is not None and (raw == first or batch.following(self._target, raw) != first)
 
     def delete(self, key: Element) -> bool:
         """Delete one element; False if it was not there."""
@@ -163,6 +192,14 @@ class Map(Handle):
         return strided(keys, (count,), self.key_dtype, (self.key_size,)), self._decode(values, count)
 
     items = lookup_batch
+
+    def stream(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        """What lookup_batch() finds, thousands of elements at a time: the octets of keys, (n, key_size), and values,
+        (n, ncpu, room), where `room` is value_size, per CPU padded to 8. Valid until the next is asked for.
+        """
+        for keys, values, count in batch.stream(self._target, self.type == codec.LPM_TRIE):
+            octets = np.frombuffer(keys, np.uint8).reshape(count, self.key_size)
+            yield octets, np.frombuffer(values, np.uint8).reshape(count, self.ncpu, self._room // self.ncpu)
 
     def delete_batch(self, keys: Any) -> int:
         """Delete these keys; the number that were there."""
@@ -209,15 +246,16 @@ def _add_up(totals: NDArray[Any], values: NDArray[Any], keys: NDArray[Any]) -> N
 
 
 def _kernel_dtypes(info: Any, name: str) -> tuple[DType | None, DType | None]:
-    """Key and value dtype from the BTF that the kernel keeps for a map; None where we have no right to see it."""
+    """Key and value dtype from the BTF that the kernel keeps for a map; None where we may not see or cannot read it."""
     try:
         layout = _kernel_layout(info.btf_id, name)
+    except LayoutError:
+        return None, None
     except KernelError as error:
         if error.errno != errno.EPERM:
             raise
         return None, None  # without CAP_SYS_ADMIN nothing is opened by its id
-    key = layout.dtype(info.btf_key_type_id) if info.btf_key_type_id else None
-    return key, layout.dtype(info.btf_value_type_id)
+    return layout.possible_dtype(info.btf_key_type_id), layout.possible_dtype(info.btf_value_type_id)
 
 
 def _kernel_layout(btf_id: int, name: str) -> Layout:

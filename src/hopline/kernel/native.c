@@ -132,7 +132,7 @@ int hl_program_set_frags(struct bpf_program *program, bool enabled)
 int hl_probe_helper(int program_type, int helper)
 {
     /* libbpf's own probe does not know the text of kernels from 6.12 on, and says yes */
-    static const char *const refusals[] = {"invalid func ", "unknown func ", "cannot use helper "};
+    static const char *const refusals[] = {"invalid func ", "unknown func ", "cannot use helper ", "might sleep"};
     struct bpf_insn program[] = {
         {.code = BPF_JMP | BPF_CALL, .imm = helper},
         {.code = BPF_JMP | BPF_EXIT},

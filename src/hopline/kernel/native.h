@@ -24,6 +24,14 @@ const char *bpf_program__name(const struct bpf_program *program);
 int bpf_program__fd(const struct bpf_program *program);
 int bpf_program__set_autoload(struct bpf_program *program, bool autoload);
 int hl_program_set_frags(struct bpf_program *program, bool enabled);
+const char *bpf_program__section_name(const struct bpf_program *program);
+size_t bpf_program__insn_cnt(const struct bpf_program *program);
+int hl_program_type(const struct bpf_program *program);
+int hl_program_set_type(struct bpf_program *program, int type, int attach);
+/* as in bpf_prog_type and bpf_map_type, in small letters; "" for what this libbpf does not know */
+const char *hl_program_type_name(int type);
+const char *hl_map_type_name(int type);
+void bpf_program__set_ifindex(struct bpf_program *program, uint32_t ifindex);
 
 const char *bpf_map__name(const struct bpf_map *map);
 int bpf_map__fd(const struct bpf_map *map);
@@ -39,6 +47,9 @@ int bpf_map__set_max_entries(struct bpf_map *map, uint32_t max_entries);
 int bpf_map__reuse_fd(struct bpf_map *map, int fd);
 const void *bpf_map__initial_value(struct bpf_map *map, size_t *size);
 int bpf_map__set_initial_value(struct bpf_map *map, const void *data, size_t size);
+const char *bpf_map__pin_path(const struct bpf_map *map);
+int bpf_map__set_pin_path(struct bpf_map *map, const char *path);
+int bpf_map__set_ifindex(struct bpf_map *map, uint32_t ifindex);
 
 /* what the kernel knows by fd or id */
 struct bpf_prog_info {
@@ -47,11 +58,13 @@ struct bpf_prog_info {
     uint8_t tag[8];
     uint32_t jited_prog_len;
     uint32_t xlated_prog_len;
+    uint64_t xlated_prog_insns;
     uint64_t load_time;
     uint32_t created_by_uid;
     uint32_t nr_map_ids;
     uint64_t map_ids;
     char name[16];
+    uint32_t btf_id;
     uint64_t run_time_ns;
     uint64_t run_cnt;
     uint32_t verified_insns;
@@ -84,6 +97,12 @@ int bpf_map_get_fd_by_id(uint32_t id);
 int bpf_btf_get_fd_by_id(uint32_t id);
 int bpf_link_get_fd_by_id(uint32_t id);
 int bpf_link_get_next_id(uint32_t id, uint32_t *next);
+int bpf_prog_get_next_id(uint32_t id, uint32_t *next);
+int bpf_map_get_next_id(uint32_t id, uint32_t *next);
+/* whether it may call what is for the GPL only, and the device it is offloaded to, or 0 */
+int hl_program_info_more(int fd, uint32_t *gpl, uint32_t *ifindex);
+/* the type of its first function in its BTF, or 0 */
+int hl_program_function(int fd, uint32_t *type);
 int libbpf_num_possible_cpus(void);
 int hl_probe_helper(int program_type, int helper);
 int hl_probe_instructions(int program_type, const void *instructions, uint32_t count);
@@ -137,6 +156,8 @@ int hl_link_info(int fd, uint32_t *id, uint32_t *type, uint32_t *program_id, uin
 int hl_xdp_query(int ifindex, uint32_t *mode, uint32_t *native_id, uint32_t *generic_id, uint32_t *hardware_id);
 int hl_xdp_attach(int ifindex, int program, uint32_t flags);
 int hl_xdp_detach(int ifindex, uint32_t flags);
+/* the same where the program of descriptor `expected` is there, in one step; program -1 detaches it */
+int hl_xdp_exchange(int ifindex, int program, int expected, uint32_t flags);
 
 /* ring buffer: records are copied out as [u32 length][u32 0][bytes, padded to 8] */
 struct hl_ring;
@@ -162,3 +183,10 @@ int64_t hl_filesystem(const char *path); /* f_type of statfs(2) */
    no_new_privs is set. The kernel has them per thread, so another thread does it in a signal handler, some time later. */
 int hl_keep_capabilities(uint64_t keep);
 int hl_keep_capabilities_of(int thread, uint64_t keep);
+
+/* watching */
+int bpf_enable_stats(int type);
+int hl_helper_count(void);
+const char *hl_helper_name(int helper);
+int hl_load_instructions(int program_type, const void *instructions, uint32_t count);
+int hl_tracefs(void);

@@ -1,11 +1,13 @@
 """BPF objects: an ELF file opened by libbpf, adjusted, loaded into the kernel, and asked for its programs and maps.
 
-open → set_rodata, resize, reuse, only, set_frags → load → program(), map(). Programs are chosen by function name.
+open → set_rodata, resize, reuse, only, set_type, set_frags → load → program(), map(). Programs are chosen by function
+name. Where a map asks to be pinned by name, nothing is pinned: who loads the object decides that.
 """
 
 import errno as numbers
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -17,11 +19,14 @@ from hopline.kernel.btf import Btf, Kind, Variable
 from hopline.kernel.codec import Shape
 from hopline.kernel.handle import LACKS_RIGHT, check, portable
 from hopline.kernel.map import Map
-from hopline.kernel.program import Program
+from hopline.kernel.program import XDP, Program
 from hopline.kernel.record import Layout
 
 BPF_F_NO_PREALLOC = 1 << 0
 BPF_F_MMAPABLE = 1 << 10
+SHARED_FLAGS = BPF_F_MMAPABLE | BPF_F_NO_PREALLOC  # that two who share a map have to agree on
+
+ATTACH_XDP = 37  # enum bpf_attach_type; programs of other types that we load have none to say
 
 LOG_BEGIN = "-- BEGIN PROG LOAD LOG --\n"
 LOG_END = "-- END PROG LOAD LOG --"
@@ -29,14 +34,41 @@ LOG_END = "-- END PROG LOAD LOG --"
 DIGEST_SIZE = 16  # octets
 
 
-class ObjectFile:
-    """An object file as it is now: what is opened later is this, whatever becomes of the file, as when its package
-    is upgraded under a running process. `digest` tells it from every other build.
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A program as the object has it: `type` of enum bpf_prog_type is 0 where the section's name says none."""
+
+    name: str
+    section: str
+    type: int
+    instructions: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredMap:
+    """A map as the object has it: `variables` says that it holds global ones, `pinned` asks to be pinned by its name.
+
+    `type_ids` are those of its key and value in the object's BTF, 0 where that does not say.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    name: str
+    shape: Shape
+    max_entries: int
+    flags: int
+    variables: bool
+    pinned: bool
+    type_ids: tuple[int, int]
+
+
+class ObjectFile:
+    """An object file as it is now: what is opened later is this, whatever becomes of the file, as when its package
+    is upgraded under a running process. `digest` tells it from every other build. `data` is given where it is not quite
+    what the file holds.
+    """
+
+    def __init__(self, path: str | Path, data: bytes | None = None) -> None:
         try:
-            data = Path(path).read_bytes()
+            data = Path(path).read_bytes() if data is None else data
         except OSError as error:
             number = error.errno or numbers.ENOENT
             raise KernelError(f"open object {path}", number, "build the package (make) or name another file") from error
@@ -79,6 +111,9 @@ class BpfObject:
         # libbpf renames a map that it reuses and forgets types the kernel cannot take, so both are noted now
         self._maps = self._walk(lib.bpf_object__next_map, lib.bpf_map__name)
         self._shapes = {name: self._shape(pointer) for name, pointer in self._maps.items()}
+        self._pinned = {name for name, pointer in self._maps.items() if lib.bpf_map__pin_path(pointer) != ffi.NULL}
+        for name in self._pinned:
+            check(lib.bpf_map__set_pin_path(self._maps[name], ffi.NULL), asked)
 
     @classmethod
     def open(cls, path: str | Path, name: str | None = None) -> Self:
@@ -107,13 +142,40 @@ class BpfObject:
             lib.hl_map_type(pointer),
             lib.bpf_map__key_size(pointer),
             lib.bpf_map__value_size(pointer),
-            self.layout.dtype(key) if known else None,
-            self.layout.dtype(value) if known and value else None,
+            self.layout.possible_dtype(key) if known else None,
+            self.layout.possible_dtype(value) if known else None,
         )
 
     def programs(self) -> list[str]:
         """Names of all programs (C functions) in the object."""
         return list(self._programs)
+
+    def declared(self) -> list[Declared]:
+        """All programs as the object has them."""
+        return [
+            Declared(
+                name,
+                ffi.string(lib.bpf_program__section_name(pointer)).decode(),
+                lib.hl_program_type(pointer),
+                lib.bpf_program__insn_cnt(pointer),
+            )
+            for name, pointer in self._programs.items()
+        ]
+
+    def declared_maps(self) -> list[DeclaredMap]:
+        """All maps as the object has them, those of global variables too."""
+        return [
+            DeclaredMap(
+                name,
+                self._shapes[name],
+                lib.bpf_map__max_entries(pointer),
+                lib.bpf_map__map_flags(pointer),
+                lib.bpf_map__is_internal(pointer),
+                name in self._pinned,
+                (lib.bpf_map__btf_key_type_id(pointer), lib.bpf_map__btf_value_type_id(pointer)),
+            )
+            for name, pointer in self._maps.items()
+        ]
 
     def maps(self) -> list[str]:
         """Names of all maps, those of global variables left out."""
@@ -131,6 +193,22 @@ class BpfObject:
             if variable is None or not variable.section.startswith(".rodata"):
                 raise LayoutError(f"{self.name}: no read-only variable {name}")
             self._set_variable(variable, self._encode(variable, value))
+
+    def set_variable(self, name: str, value: bytes) -> None:
+        """Set any global variable, in its own size; LayoutError if it is missing or of another size."""
+        self._before_load("set variables")
+        variable = self.variables().get(name)
+        if variable is None:
+            raise LayoutError(f"{self.name}: no variable {name}")
+        self._set_variable(variable, self._encode(variable, value))
+
+    def initial_value(self, name: str) -> bytes:
+        """What a global variable holds when the object is loaded; LayoutError if it is missing."""
+        variable = self.variables().get(name)
+        if variable is None:
+            raise LayoutError(f"{self.name}: no variable {name}")
+        _, section = self._section(variable)
+        return bytes(section[variable.offset : variable.offset + variable.size])
 
     def _encode(self, variable: Variable, value: int | bool | bytes | np.ndarray | np.generic) -> bytes:
         asked = f"{self.name}: set variable {variable.name}"
@@ -152,16 +230,22 @@ class BpfObject:
             raise LayoutError(f"{asked}: {value} does not fit in {variable.size} bytes") from error
 
     def _set_variable(self, variable: Variable, value: bytes) -> None:
-        size = ffi.new("size_t *")
-        # by name: a section's map is called after the object and cut, so it is found by its end
-        pointer = next(p for n, p in self._maps.items() if n.endswith(variable.section) or n == variable.section)
-        data = lib.bpf_map__initial_value(pointer, size)  # NULL where libbpf dropped the section
-        if data == ffi.NULL:
-            raise LayoutError(f"{self.name}: section {variable.section} has no data")
-        section = bytearray(ffi.buffer(data, size[0]))
+        pointer, section = self._section(variable)
         section[variable.offset : variable.offset + variable.size] = value
         changed = ffi.from_buffer(bytes(section))
         check(lib.bpf_map__set_initial_value(pointer, changed, len(section)), f"{self.name}: set {variable.name}")
+
+    def _section(self, variable: Variable) -> tuple[object, bytearray]:
+        """The map that the section of a variable becomes, and its initial octets."""
+        size = ffi.new("size_t *")
+        # by name: a section's map is called after the object and cut, so it is found by its end
+        found = (p for n, p in self._maps.items() if n.endswith(variable.section) or n == variable.section)
+        pointer = next(found, ffi.NULL)
+        # NULL where libbpf dropped the section
+        data = ffi.NULL if pointer == ffi.NULL else lib.bpf_map__initial_value(pointer, size)
+        if data == ffi.NULL:
+            raise LayoutError(f"{self.name}: section {variable.section} has no data")
+        return pointer, bytearray(ffi.buffer(data, size[0]))
 
     def resize(self, map_name: str, max_entries: int) -> None:
         """Give a map another number of entries than its declaration says."""
@@ -173,13 +257,12 @@ class BpfObject:
         """Use `existing` (of another object, or pinned) for the map `map_name`; KernelError names what differs."""
         self._before_load(f"reuse {map_name}")
         pointer, shape = self._map(map_name), self._shapes[map_name]
-        flags = BPF_F_MMAPABLE | BPF_F_NO_PREALLOC
         pairs = {
             "type": (shape.type, existing.type),
             "key size": (shape.key_size, existing.key_size),
             "value size": (shape.value_size, existing.value_size),
             "max entries": (lib.bpf_map__max_entries(pointer), existing.max_entries),
-            "flags": (lib.bpf_map__map_flags(pointer) & flags, existing.flags & flags),
+            "flags": (lib.bpf_map__map_flags(pointer) & SHARED_FLAGS, existing.flags & SHARED_FLAGS),
         }
         asked = f"{self.name}: share map {map_name} with map id {existing.id}"
         for what, (ours, theirs) in pairs.items():
@@ -196,6 +279,20 @@ class BpfObject:
             self._program(name)
         for name, pointer in self._programs.items():
             check(lib.bpf_program__set_autoload(pointer, name in program_names), f"{self.name}: choose {name}")
+
+    def set_type(self, program_name: str, program_type: int) -> None:
+        """Load a program as one of enum bpf_prog_type `program_type`, whatever its section says."""
+        self._before_load("set type")
+        attach = ATTACH_XDP if program_type == XDP else 0
+        result = lib.hl_program_set_type(self._program(program_name), program_type, attach)
+        check(result, f"{self.name}: set type of {program_name}")
+
+    def set_device(self, program_name: str, ifindex: int) -> None:
+        """Load a program, and all maps, into a device that runs programs itself."""
+        self._before_load("set device")
+        lib.bpf_program__set_ifindex(self._program(program_name), ifindex)
+        for name, pointer in self._maps.items():
+            check(lib.bpf_map__set_ifindex(pointer, ifindex), f"{self.name}: set device of {name}")
 
     def set_frags(self, program_name: str, enabled: bool) -> None:
         """Load an XDP program with or without support for frames of several buffers, whatever its section says."""

@@ -32,7 +32,11 @@ class TestRun:
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
-    """struct bpf_prog_info: `loaded_ns` since boot; run time and count only grow with kernel.bpf_stats_enabled."""
+    """struct bpf_prog_info: `loaded_ns` since boot; run time and count only grow with kernel.bpf_stats_enabled.
+
+    `gpl`: its licence lets it call what is for the GPL only; the kernel keeps no more of it. `device`: the index of the
+    interface that runs it, where it was offloaded.
+    """
 
     id: int
     name: str
@@ -46,6 +50,9 @@ class ProgramInfo:
     run_count: int
     uid: int
     verified_instructions: int
+    gpl: bool
+    device: int
+    btf_id: int
 
 
 class Program(Handle):
@@ -81,6 +88,8 @@ class Program(Handle):
         info.nr_map_ids, info.map_ids = 256, int(ffi.cast("uintptr_t", map_ids))
         size = ffi.new("uint32_t *", ffi.sizeof("struct bpf_prog_info"))
         check(lib.bpf_obj_get_info_by_fd(self.fd, info, size), f"read {self.what}")
+        gpl, device = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+        check(lib.hl_program_info_more(self.fd, gpl, device), f"read {self.what}")
         return ProgramInfo(
             id=info.id,
             name=ffi.string(info.name).decode(),
@@ -94,6 +103,9 @@ class Program(Handle):
             run_count=info.run_cnt,
             uid=info.created_by_uid,
             verified_instructions=info.verified_insns,
+            gpl=bool(gpl[0]),
+            device=device[0],
+            btf_id=info.btf_id,
         )
 
     def test_run(
@@ -144,3 +156,14 @@ class Program(Handle):
 def has_helper(program_type: int, helper: int) -> bool:
     """Whether this kernel lets programs of this type call that helper (numbers of include/uapi/linux/bpf.h)."""
     return bool(check(lib.hl_probe_helper(program_type, helper), f"probe helper {helper}") > 0)
+
+
+def program_type(number: int) -> str:
+    """The name of a type of enum bpf_prog_type, as `xdp`; "" where the section's name said none (0)."""
+    name = ffi.string(lib.hl_program_type_name(number)).decode()
+    return "" if number == 0 else name or f"type {number}"
+
+
+def map_type(number: int) -> str:
+    """The name of a type of enum bpf_map_type, as `lru_hash`."""
+    return ffi.string(lib.hl_map_type_name(number)).decode() or f"type {number}"

@@ -72,6 +72,13 @@ class Layout:
             self._dtypes[type_id] = dtype
         return self._dtypes[type_id]
 
+    def possible_dtype(self, type_id: int) -> np.dtype[Any] | None:
+        """The dtype of a type of anyone's object; None for type 0, and where NumPy has none, as for bitfields."""
+        try:
+            return self.dtype(type_id) if type_id else None
+        except LayoutError:
+            return None
+
     def _int_enum(self, found: Type) -> type[IntEnum]:
         # a name known only at run time is more than mypy follows
         make: Any = IntEnum

@@ -3,6 +3,7 @@
     topology   what the network looks like, and building it
     story      steps, checks and the table at the end
     forward    the story of `hopline lab forward`
+    program    the lessons of `hopline lab program`
 
 Each lab writes down what it is about to make under /run/hopline/lab/NAME, so that `down` finds it after a crash.
 """
@@ -24,7 +25,7 @@ from hopline.lab.shell import namespaces, require
 from hopline.lab.topology import tear_down
 
 RECORDS = Path("/run/hopline/lab")
-LABS = ("forward",)
+LABS = ("forward", "program")
 
 Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
@@ -116,9 +117,19 @@ def clear(name: str) -> list[str]:
     pids = {int(word) for word in _words(directory / "pid") if word.isdigit()}
     end_daemons(instance, pids.union(*(pids_in(each) for each in left)))
     remove_instance(instance)
+    for each in left:
+        _remove_programs(each)
     tear_down(tuple(left))
     shutil.rmtree(directory, ignore_errors=True)
     return left
+
+
+def _remove_programs(namespace: str) -> None:
+    """Take what `hopline program` left in a namespace away: pins and records of it outlive the namespace itself."""
+    from hopline.host.program.load import clear
+    from hopline.kernel import netns
+
+    netns.run_in(namespace, clear)
 
 
 def _words(path: Path) -> list[str]:

@@ -17,11 +17,15 @@ NAMESPACES = Path("/run/netns")
 
 # tool -> Debian package that has it
 PACKAGES = {
+    "bpftool": "bpftool",
+    "clang": "clang",
     "curl": "curl",
     "ethtool": "ethtool",
     "ip": "iproute2",
+    "ncat": "ncat",
     "nsenter": "util-linux",
     "ping": "iputils-ping",
+    "sysctl": "procps",
     "tcpdump": "tcpdump",
     "timeout": "coreutils",
 }

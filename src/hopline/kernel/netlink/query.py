@@ -139,7 +139,7 @@ def route_fields(family: int, answer: bytes) -> RouteAnswer:
     metrics = attributes(found.get(8, b""))
     return RouteAnswer(
         index=number(found.get(4)),
-        gateway=_gateway(family, found),
+        gateway=gateway_of(family, found),
         source=socket.inet_ntop(family, found[7]) if 7 in found else None,
         mtu=number(metrics.get(2)),
         type=_TYPES.get(header[7], f"type {header[7]}"),
@@ -147,7 +147,8 @@ def route_fields(family: int, answer: bytes) -> RouteAnswer:
     )
 
 
-def _gateway(family: int, found: dict[int, bytes]) -> str | None:
+def gateway_of(family: int, found: dict[int, bytes]) -> str | None:
+    """The next hop that a route's attributes, or those of one of its next hops, name; None when on link."""
     if 5 in found:
         return socket.inet_ntop(family, found[5])
     via = found.get(18)  # RTA_VIA: a gateway of the other family (rtvia: family, address)

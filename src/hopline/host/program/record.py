@@ -1,0 +1,139 @@
+"""What Hopline loaded, on record: /run/hopline/.programs/NETNS-INODE/PLACE.json, of the calling thread's namespace.
+
+A record says what we did, not what is: it counts only while the very program it names is loaded, and who reads it
+compares that with what is attached.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+
+from hopline.errors import KernelError
+from hopline.kernel import netns
+from hopline.kernel.program import Program
+
+DIRECTORY = Path("/run/hopline/.programs")
+SUFFIX = ".json"
+XDP_HOOK = "xdp"
+
+
+class Keeper(msgspec.Struct, frozen=True):
+    """The process that ends a program's time: `started` is when it began, in ticks since the boot (proc(5), stat)."""
+
+    pid: int
+    started: int
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One program that we loaded: on a device (hook xdp, `place` its name) or on a route.
+
+    `loaded_ns` since the boot, which with the id tells it from every other; `until` in seconds of the epoch.
+    """
+
+    place: str
+    hook: str
+    ifindex: int
+    program: str
+    program_id: int
+    loaded_ns: int
+    tag: str
+    mode: str = ""
+    pins: list[str] = []
+    keeper: Keeper | None = None
+    until: float | None = None
+
+
+def path_of(place: str) -> Path:
+    """Where the record of a place is kept."""
+    return _directory() / (quote(place, safe=" :+") + SUFFIX)
+
+
+def _directory() -> Path:
+    return DIRECTORY / str(netns.inode())
+
+
+def at(place: str) -> Record | None:
+    """The record of a place, its program loaded or not; None where there is none."""
+    return _read(path_of(place))
+
+
+def read(place: str) -> Record | None:
+    """The record of a place; None where there is none, or its program is not loaded any more."""
+    found = at(place)
+    return found if found is not None and is_loaded(found) else None
+
+
+def records() -> list[Record]:
+    """All records of this namespace, those too whose program is not loaded any more."""
+    paths = sorted(_directory().glob(f"*{SUFFIX}"))
+    return [found for path in paths if (found := _read(path)) is not None]
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def is_loaded(record: Record) -> bool:
+    """Whether the very program that a record names is loaded."""
+    try:
+        with Program.from_id(record.program_id) as program:
+            return program.info().loaded_ns == record.loaded_ns
+    except KernelError:
+        return False
+
+
+def write(record: Record) -> None:
+    """Keep a record in place of the one before, whole or not at all; the caller has locked()."""
+    path = path_of(record.place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".{os.getpid()}")
+    try:
+        fresh.write_bytes(msgspec.json.encode(record))
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def forget(place: str) -> None:
+    """Drop the record of a place, if there is one."""
+    path_of(place).unlink(missing_ok=True)
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """One at a time loads and unloads in a namespace; afterwards the directory goes if no record is in it."""
+    directory = _directory()
+    lock = _lock(directory)
+    try:
+        for left in directory.iterdir():
+            if left.suffix != SUFFIX:
+                left.unlink()  # of a write() that was killed
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+        os.close(lock)
+
+
+def _lock(directory: Path) -> int:
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # removed by who had the lock
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(lock).st_ino == directory.stat().st_ino:
+                return lock
+        os.close(lock)
