@@ -76,6 +76,7 @@ SEEDS_API = (
     request("POST /?a=b", update(4), "Expect: 100-continue"),
     request("POST /", update(5), "Origin: http://x"),
     request("GET /") + request("POST /", update(6)),
+    request("HEAD /") + request("POST /", update(7)),
 )
 WORDS = (
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b"\0", b"\x0b", b"\xff", b":", b",", b";", b"0\r\n\r\n", b"-",

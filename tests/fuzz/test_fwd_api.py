@@ -26,7 +26,7 @@ CODES = {
     1201: "query error",
 }
 NOT_FORWARDED = [IPv4Network(text) for text in ("0.0.0.0/32", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32")]
-LONGEST_MESSAGE = 300
+LONGEST_MESSAGE = 900  # a value is shown with 64 characters, and one that cannot be printed takes up to ten
 
 MACS = f'"srcMac":"{OWN_MAC}","dstMac":"{NEIGHBOUR_MAC}"'
 UPDATE = f'{{"action":"UpdateForward","traceId":"t","ip":"10.10.3.10","iface":4,{MACS}}}'

@@ -175,6 +175,8 @@ def _csv_rows(data: bytes) -> list[dict]:
     cells = [[cell.strip() for cell in _cells(line)] for line in lines]
     if not cells or len(set(cells[0])) != len(cells[0]) or any(len(row) != len(cells[0]) for row in cells):
         raise ValueError("ragged")
+    if not set(cells[0]) <= set(Forward.__struct_fields__):
+        raise ValueError("a column of nothing")
     return [{name: text for name, text in zip(cells[0], row, strict=True) if text} for row in cells[1:]]
 
 

@@ -110,6 +110,7 @@ class _Conversation:
         self._writer = writer
         self._refusal = refusal
         self._http = h11.Connection(h11.SERVER)
+        self._head = False  # the request is a HEAD, whose answer has no body
 
     async def run(self) -> None:
         """Serve until either side ends it."""
@@ -133,12 +134,14 @@ class _Conversation:
 
     async def _request(self) -> tuple[h11.Request, bytes] | None:
         """Return the next request and its body; None when the client has none, Failure READ if it is not whole."""
+        self._head = False
         limit = IDLE_SECONDS
         try:
             async with asyncio.timeout(IDLE_SECONDS):
                 event = await self._next()
             if not isinstance(event, h11.Request):
                 return None
+            self._head = event.method == b"HEAD"
             limit = REQUEST_SECONDS
             async with asyncio.timeout(REQUEST_SECONDS):
                 return event, await self._body(event)
@@ -190,7 +193,8 @@ class _Conversation:
             if self._http.their_state is not h11.DONE:
                 headers.append(("Connection", "close"))
             self._write(h11.Response(status_code=200, headers=headers))
-            self._write(h11.Data(data=answer))
+            if not self._head:
+                self._write(h11.Data(data=answer))
             self._write(h11.EndOfMessage())
         await self._writer.drain()
 
