@@ -150,7 +150,8 @@ def canonical_via(text: str, to: str, dev: str | None, field: str = "via") -> st
 def shown(text: str) -> str:
     """Return a stranger's text fit for one line of an error: quoted where it needs it, cut after 64 characters."""
     cut = text if len(text) <= 64 else text[:61] + "..."
-    return cut if cut and cut.isprintable() and " " not in cut else ascii(cut)
+    plain = cut.isprintable() and " " not in cut and any(map(str.isalnum, cut))
+    return cut if plain else ascii(cut)
 
 
 def _is_plain_ipv4(text: str) -> bool:
