@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # what builds, and what the lab and the tests drive
 PACKAGES := gcc clang llvm libbpf-dev libelf-dev zlib1g-dev pkg-config python3-dev python3-venv \
-	iproute2 iputils-ping tcpdump ethtool nftables curl bpftool iperf3 procps util-linux ncat
+	iproute2 iputils-ping tcpdump ethtool nftables curl bpftool iperf3 procps util-linux ncat xdp-tools
 # what boots other kernels in VMs
 KERNEL_PACKAGES := qemu-system-x86 kmod udev
 SOURCES := pyproject.toml setup.py $(wildcard src/hopline/bpf/*.c src/hopline/bpf/lib/*.h) \
@@ -19,7 +19,7 @@ help:
 	@echo 'make test   the test suite (root; what cannot run says why)'
 	@echo 'make test-slow  the tests that take minutes: a million packets, a million mutated frames'
 	@echo 'make test-kernels  the tests that need a kernel, in VMs on three Debian kernels (hours)'
-	@echo 'make bench  every figure of docs/performance.md, into that page (root; a quarter of an hour)'
+	@echo 'make bench  every figure of docs/performance.md, into that page (root; some twenty minutes)'
 	@echo 'make bench-quick  the same, coarsely, printed only (root; under two minutes)'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make dist   the wheel, in dist/'
@@ -71,6 +71,8 @@ bench: $(VENV)/bench
 	$(BIN)/python bench/forward.py --json $(FOUND)/forward.json
 	$(BIN)/python bench/freshness.py --json $(FOUND)/freshness.json
 	$(BIN)/python bench/control.py --json $(FOUND)/control.json
+	$(BIN)/python bench/program.py --json $(FOUND)/program.json
+	-$(BIN)/python bench/program_maps.py --json $(FOUND)/program_maps.json
 	@$(BIN)/python bench/report.py $(FOUND) --write docs/performance.md --plots docs/performance
 
 bench-quick: $(VENV)/bench
@@ -78,6 +80,7 @@ bench-quick: $(VENV)/bench
 	$(BIN)/python bench/forward.py --quick --json $(FOUND)/forward.json
 	$(BIN)/python bench/freshness.py --quick --json $(FOUND)/freshness.json
 	$(BIN)/python bench/control.py --quick --json $(FOUND)/control.json
+	$(BIN)/python bench/program.py --quick --json $(FOUND)/program.json
 	@$(BIN)/python bench/report.py $(FOUND)
 
 lint: $(VENV)/installed

@@ -1,7 +1,8 @@
 """What the benches found, as Markdown: `.venv/bin/python bench/report.py DIRECTORY [--write PAGE] [--plots DIRECTORY]`.
 
-DIRECTORY holds forward.json, freshness.json and control.json, as the benches' `--json` writes them; what is missing is
-left out. `--write` puts each part between its marks in PAGE, `--plots` draws what grows.
+DIRECTORY holds forward.json, freshness.json, control.json, program.json and program_maps.json, as the benches'
+`--json` writes them; what is missing is left out. `--write` puts each part between its marks in PAGE, `--plots` draws
+what grows.
 """
 
 import argparse
@@ -140,6 +141,10 @@ def parts(directory: Path) -> dict[str, str]:
         made["freshness"] = f"{head(document, 'bench/freshness.py')}\n{freshness_table(document)}"
     if (source := directory / "control.json").exists():
         made["control"] = json.loads(source.read_text())["markdown"]
+    for name in ("program", "program_maps"):
+        if (source := directory / f"{name}.json").exists():
+            document = json.loads(source.read_text())
+            made[name] = f"{head(document, f'bench/{name}.py')}\n{document['markdown']}"
     return made
 
 

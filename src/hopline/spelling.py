@@ -150,7 +150,8 @@ def canonical_via(text: str, to: str, dev: str | None, field: str = "via") -> st
 def shown(text: str) -> str:
     """Return a stranger's text fit for one line of an error: quoted where it needs it, cut after 64 characters."""
     cut = text if len(text) <= 64 else text[:61] + "..."
-    plain = cut.isprintable() and " " not in cut and any(map(str.isalnum, cut))
+    # punctuation alone would be lost in a sentence, but for ::, which is an address
+    plain = cut.isprintable() and " " not in cut and (cut == "::" or any(map(str.isalnum, cut)))
     return cut if plain else ascii(cut)
 
 

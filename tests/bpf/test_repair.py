@@ -4,9 +4,11 @@ import pytest
 
 from clang import compile_bpf
 from hopline.errors import KernelError
+from hopline.host.program import objects
 from hopline.kernel import BpfObject, elf
 from hopline.kernel.map import Map
 from hopline.kernel.object import ObjectFile
+from hopline.kernel.program import XDP
 from hopline.kernel.repair import repaired
 
 SOURCE = """
@@ -70,6 +72,24 @@ def test_what_is_right_is_left_as_it_is(tmp_path):
     text = SOURCE.replace("static const int", "const int").replace("static const long", "const long")
     data = compile_bpf(tmp_path, "#define BESIDE\n" + text).read_bytes()
     assert repaired(data) == data
+
+
+DECLARED = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+extern int LINUX_KERNEL_VERSION __kconfig;
+extern const void no_such_symbol __ksym __weak;
+SEC("xdp") int p(struct xdp_md *ctx) { return LINUX_KERNEL_VERSION > 5 << 16 ? 2 + !!&no_such_symbol : 1; }
+char _license[] SEC("license") = "GPL";
+"""
+
+
+def test_what_the_kernel_is_to_fill_in_is_left_as_it_is(tmp_path):
+    """Such a variable lies in no section of the file: libbpf looks it up when the object is loaded."""
+    file = compile_bpf(tmp_path, DECLARED)
+    assert repaired(file.read_bytes()) == file.read_bytes()
+    with objects.opened(file, XDP) as (_, program):
+        assert program.test_run(bytes(64)).retval == 2
 
 
 def test_damaged_files_are_left_to_who_opens_them(tmp_path):

@@ -64,7 +64,7 @@ def attached(end, path, program: str, **variables):
             yield one
 
 
-def crossing(sender, frames, receiver, match=None, count=None, wait=0.15):
+def crossing(sender, frames, receiver, match=None, count=None, wait=0.1):
     """What arrives at one end (after its program) of what the other sends, in order."""
     expected = len(frames) if count is None else count
     with Sniffer(receiver.ns, receiver.dev, match) as sniffer:
@@ -78,7 +78,7 @@ def crossing(sender, frames, receiver, match=None, count=None, wait=0.15):
 
 def ping(end, address: str, count: int = 3) -> int:
     """How many of so many pings are answered."""
-    said = sh(end.ns, f"ping -n -q -c {count} -i 0.05 -W 0.3 {address}", check=False).stdout
+    said = sh(end.ns, f"ping -n -q -c {count} -i 0.02 -W 0.2 {address}", check=False).stdout
     return int(said.partition(" received")[0].rpartition(" ")[2])
 
 

@@ -317,7 +317,7 @@ def test_every_checksum_survives_a_hop(room, built):
 
 def hop_all(room, program: Program) -> None:
     room.forwarding(True)
-    for identifier in range(0, 0x10000, 97):
+    for identifier in range(0, 0x10000, 997):
         sent = to_server(id=identifier)
         left = program.test_run(sent, ifindex=room.left.index).data
         assert left[22] == 63

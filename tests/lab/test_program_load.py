@@ -10,6 +10,7 @@ import pytest
 
 from clang import compile_bpf
 from hopline.errors import VerifierRefusal
+from hopline.host.program import load
 from hopline.kernel import bpffs, netns
 from hopline.kernel.map import Map
 from lab.loading import (
@@ -134,7 +135,7 @@ def test_files_that_are_no_objects(ns, made, tmp_path, capsys):
         assert said in refusal(ns, capsys, "load", LEFT, file, "--pin"), file
 
 
-def test_what_the_verifier_refuses_is_told_by_its_last_line(ns, tmp_path, capsys):
+def test_what_the_verifier_refuses_is_told_by_its_last_line(ns, tmp_path, capsys, monkeypatch):
     text = SOURCE.replace("return count(ctx, action);", "return *(int *)(long)ctx->data;")
     file = compile_bpf(tmp_path, text)
     said = refusal(ns, capsys, "load", LEFT, file, "--program", "counted", "--pin")
@@ -143,6 +144,9 @@ def test_what_the_verifier_refuses_is_told_by_its_last_line(ns, tmp_path, capsys
     with pytest.raises(VerifierRefusal) as error:
         loading(ns, file, program="counted")
     assert error.value.log.count("\n") > 3
+    monkeypatch.setenv("HOPLINE_DEBUG", "1")
+    code, _, err = command(ns, "load", LEFT, file, "--program", "counted")
+    assert (code, err) == (1, f"{error.value.log}hopline: {said}\n"), "all of it on request"
 
 
 OLD_MAPS = """
@@ -242,6 +246,49 @@ def test_maps_are_reused_with_what_they_hold(ns, made, tmp_path):
     fifth = loading(ns, longer, program="counted", replace=True, pin=True, reuse_maps=True)
     assert [(one.name, one.reused) for one in fifth.maps] == [("verdicts_by_action", True)]
     assert fifth.maps[0].id == fourth.maps[0].id
+
+
+ALIKE = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct four { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1); __type(key, __u32); __type(value, __u64); };
+struct four packets_counter_ipv4 SEC(".maps"), packets_counter_ipv6 SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY); __uint(key_size, 4); __uint(value_size, 4); } told SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_DEVMAP_HASH); __uint(max_entries, 2); __type(key, __u32);
+         __type(value, struct bpf_devmap_val); } ways SEC(".maps");
+SEC("xdp") int both(struct xdp_md *ctx)
+{
+    __u32 key = 0;
+    __u64 *four = bpf_map_lookup_elem(&packets_counter_ipv4, &key);
+    SIX
+    bpf_perf_event_output(ctx, &told, BPF_F_CURRENT_CPU, &key, 4);
+    return four ? bpf_redirect_map(&ways, 0, XDP_PASS) : XDP_DROP;
+}
+char _license[] SEC("license") = "GPL";
+"""
+
+
+def test_maps_whose_names_are_cut_to_the_same_are_not_mistaken(ns, tmp_path, capsys):
+    """One is not taken for the other, nor for both; a pin has their names whole.
+
+    Nor are two more refused: libbpf gives one a size that the object does not say, and the kernel keeps no types of the
+    other, which is of devices.
+    """
+    both = compile_bpf(tmp_path, ALIKE.replace("SIX", "four = bpf_map_lookup_elem(&packets_counter_ipv6, &key);"))
+    loading(ns, both)
+    words = ("load", LEFT, both, "--replace", "--reuse-maps", "--pin")
+    todo = "load without --reuse-maps, with --pin to keep names whole"
+    why = "two of them are called packets_counter in the kernel, which cuts names to 15 characters"
+    assert refusal(ns, capsys, *words) == f"reuse maps of {LEFT}: {why}: {todo}"
+    first = loading(ns, both, replace=True, pin=True)
+    second = loading(ns, both, replace=True, reuse_maps=True)
+    assert second.maps == [load.UsedMap(one.name, one.id, True) for one in first.maps]
+    (tmp_path / "one").mkdir()
+    third = loading(ns, compile_bpf(tmp_path / "one", ALIKE.replace("SIX", "")), replace=True)
+    held = third.maps[0]
+    assert held.name == "packets_counter_ipv4"
+    why = f"its name of 15 characters fits {held.name} as well"
+    assert refusal(ns, capsys, *words) == f"reuse map packets_counter_ipv6 (id {held.id}): {why}: {todo}"
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,16 @@ def test_a_link_of_anothers_is_updated_and_stays_its_owners(ns, made, capsys):
         assert attached(ns) is None
 
 
+def test_a_name_is_meant_whole(ns, made, capsys):
+    """The kernel has 15 characters of it: enough to name the program, and another that begins so is not meant."""
+    for name in ("drop_everything_there", "drop_everything"):
+        done = loading(ns, made, program="drop_everything_there")
+        said = refusal(ns, capsys, "unload", LEFT, "--program", "drop_everything_here")
+        known = f"id {done.id}, drop_everything"
+        assert said == f"unload from {LEFT}: drop_everything_here is not there, but {known}: name that"
+        assert unloading(ns, program=name)[0].id == done.id
+
+
 def test_an_instance_of_hopline_is_never_moved(ns, made, capsys):
     with held_by_another(ns, made) as (theirs, link):
         instance = f"t{os.getpid()}-instance"

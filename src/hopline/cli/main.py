@@ -15,7 +15,7 @@ import click
 from hopline import __version__
 from hopline.cli import output
 from hopline.cli.grammar import ComparisonFailed, Group, common_options
-from hopline.errors import HoplineError
+from hopline.errors import HoplineError, VerifierRefusal
 
 # noun or verb → where its command is, and its line in the help
 _COMMANDS = {
@@ -95,6 +95,8 @@ def _told(error: BaseException, code: int) -> int:
     if isinstance(error, click.ClickException):
         return _say(_chain(error.format_message()), max(code, error.exit_code))
     if isinstance(error, HoplineError):
+        if isinstance(error, VerifierRefusal) and os.environ.get("HOPLINE_DEBUG"):
+            click.echo(error.log, err=True, nl=False)
         return _say(str(error), code)
     if isinstance(error, KeyboardInterrupt | click.Abort | EOFError):
         return 130

@@ -51,6 +51,9 @@ def _cells(rows: Sequence[Sequence[object]]) -> list[list[str]]:
 def error(text: str) -> None:
     """Print one line on stderr: what is wrong, and what to do."""
     line = " ".join(text.rstrip(".").split())
+    if not line.isprintable():
+        # a name out of a file may hold what acts on a terminal
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     # a name that cannot be encoded is still shown
     print(f"hopline: {line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
 

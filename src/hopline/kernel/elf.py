@@ -64,9 +64,12 @@ def sections(data: bytes) -> dict[str, Section]:
 
 
 def symbols(data: bytes) -> Iterator[Symbol]:
-    """The symbols that lie in a section, those that stand for a whole one left out; ValueError as sections()."""
+    """The symbols that lie in a section, those that stand for a whole one left out; ValueError as sections().
+
+    Of what is declared only (`extern`) the section's number is 0, which is none.
+    """
     found = sections(data)
-    names = {one.number: one.name for one in found.values()}
+    names = {one.number: one.name for one in found.values() if one.number}
     if ".symtab" not in found or ".strtab" not in found:
         return
     strings = found[".strtab"].data

@@ -5,6 +5,8 @@ Entering changes one thread; the mount namespace, and so bpffs, stays.
 
 import errno
 import os
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from hopline.kernel.handle import check
 CLONE_NEWNET = 0x40000000
 DIRECTORY = Path("/run/netns")
 CURRENT = Path("/proc/thread-self/ns/net")
+_SO_NETNS_COOKIE = 71
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +44,18 @@ def inode(namespace: str | int | Path | None = None) -> int:
         return path.stat().st_ino
     except OSError as error:
         raise NotFound(f"network namespace {namespace}: not there: see `ip netns list`") from error
+
+
+def cookie() -> int:
+    """A number of the calling thread's namespace that no other has until the next boot; 0 before Linux 5.14.
+
+    The inode is another namespace's as soon as this one has gone.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            return int.from_bytes(any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError:
+            return 0
 
 
 def exists(name: str) -> bool:

@@ -49,6 +49,10 @@ class TracePipe:
             self.close()
             todo = "run as root on Linux 5.9 or later" if error.errno in (errno.ENOENT, errno.EACCES) else ""
             raise KernelError("open a trace buffer for what programs print", error.errno or 0, todo) from error
+        except BaseException:
+            # a signal: __exit__ does not come
+            self.close()
+            raise
 
     def _mounted(self) -> Path:
         for place in USUAL:

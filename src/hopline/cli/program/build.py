@@ -6,6 +6,7 @@ import click
 
 from hopline.cli import output
 from hopline.cli.grammar import json_option
+from hopline.cli.program.stream import shown
 
 if TYPE_CHECKING:
     from hopline.host.program.build import Inside
@@ -34,13 +35,13 @@ def inspect(file: str, as_json: bool) -> None:
     if as_json:
         output.json(inside)
         return
-    click.echo(f"{inside.file}: licence {inside.licence or 'not stated'}")
+    click.echo(f"{inside.file}: licence {shown(inside.licence) or 'not stated'}")
     _tables(inside)
 
 
 def _tables(inside: "Inside") -> None:
     click.echo()
-    programs = [(p.name, p.section, p.type or "the hook's", p.instructions) for p in inside.programs]
+    programs = [(p.name, shown(p.section), p.type or "the hook's", p.instructions) for p in inside.programs]
     output.table(["PROGRAM", "SECTION", "TYPE", "INSTRUCTIONS"], programs, right=["INSTRUCTIONS"])
     if inside.maps:
         click.echo()
@@ -49,7 +50,7 @@ def _tables(inside: "Inside") -> None:
         output.table(["MAP", "TYPE", "KEY", "VALUE", "MAX-ENTRIES"], maps, right=["MAX-ENTRIES"])
     if inside.variables:
         click.echo()
-        variables = [(v.name, v.type, v.value, "yes" if v.settable else "no", v.description or None)
+        variables = [(v.name, v.type, v.value, "yes" if v.settable else "no", shown(v.description) or None)
                      for v in inside.variables]  # fmt: skip
         output.table(["VARIABLE", "TYPE", "VALUE", "SETTABLE", "DESCRIPTION"], variables)
 

@@ -1,6 +1,5 @@
 """`hopline program load` and `unload`: a program on a device or a route, and off it."""
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +113,9 @@ def _told(loaded: "Loaded") -> str:
     if loaded.replaced:
         lines[0] += f", instead of {loaded.replaced.program} (id {loaded.replaced.id})"
     if loaded.until is not None:
-        lines[0] += f", until {time.strftime('%H:%M:%S', time.localtime(loaded.until))}"
+        from hopline.host.program.record import clock
+
+        lines[0] += f", until {clock(loaded.until)}"
     lines += [f"    pinned {path}" for path in loaded.pins]
     reused = [f"{one.name} (id {one.id})" for one in loaded.maps if one.reused]
     lines += [f"    reused {', '.join(reused)}"] if reused else []

@@ -50,7 +50,9 @@ def _by(row: "Shown") -> str | None:
     if row.instance:
         return f"instance {row.instance}"
     if row.until is not None:
-        return f"hopline, until {time.strftime('%H:%M:%S', time.localtime(row.until))}"
+        from hopline.host.program.record import clock
+
+        return f"hopline, until {clock(row.until)}"
     if row.ours:
         return "hopline, pinned" if row.pins else "hopline"
     return f"link {row.link_id}" if row.link_id else None

@@ -7,7 +7,7 @@ record       what we loaded; pins: what is pinned of it; reuse: maps that outliv
 signals      steps that a signal must not come between
 show         every program that is attached in this namespace, or only loaded
 maps         found by pin, id or name; table: their entries read, set, deleted, dumped
-shapes       what keys and values are, from BTF; values: words to octets; rows and cells: octets to words, many at a time
+shapes       what keys and values are, from BTF; values: words to octets; rows and cells: octets to words, at speed
 stats        verdicts by the second
 log          what programs print
 """

@@ -5,12 +5,12 @@ The kernel keeps a program's name and little else, so the name says what we must
 """
 
 import re
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from hopline.host.program.record import clock
 from hopline.kernel.netlink.encap import Hook, NewHook, Route
 from hopline.kernel.netlink.wire import name_of
 from hopline.kernel.program import Program
@@ -138,6 +138,6 @@ def sentence(done: LoadedOnRoute | TakenOffRoute) -> str:
         return f"route {done.route}{way}: {known} detached from {done.hook}; the route {after}"
     headroom = f", headroom {done.headroom}" if done.headroom else ""
     instead = f", instead of {' and '.join(done.replaced)}" if done.replaced else ""
-    until = "" if done.until is None else f", until {time.strftime('%H:%M:%S', time.localtime(done.until))}"
+    until = "" if done.until is None else f", until {clock(done.until)}"
     before = "is new" if done.made else "was there"
     return f"route {done.route}{way}: {known} attached at {done.hook}{headroom}{instead}{until}; the route {before}"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hopline.errors import InvalidInput, KernelError, NotFound, Refused, VerifierRefusal
 from hopline.host.program import keep, objects, pins, record
+from hopline.host.program.follow import follow
 from hopline.host.program.record import XDP_HOOK, Record
 from hopline.host.program.reuse import reusable
 from hopline.host.program.seat import Seat, Taken
@@ -93,6 +94,7 @@ def load(
     link = query.link(device)
     with record.locked(), ExitStack() as stack:
         pins.sweep()
+        follow()
         seat = stack.enter_context(Seat(device, link.index))
         seat.refuse(replace, seconds is not None)
         found = reusable(device, seat.program) if reuse_maps else {}
@@ -191,9 +193,6 @@ def _keep(
             staged.settle()
         else:
             pins.remove_all(seat.device)
-        if seat.record and seat.record.place != seat.device:
-            # the device had another name
-            _forget(seat.record.place)
     except BaseException:
         if before:
             record.write(before)
@@ -210,6 +209,7 @@ def unload(
     Refused where another loaded it and it is not named; NotFound where nothing is, or not what is named.
     """
     with record.locked():
+        follow()
         left = record.at(device)
         try:
             ifindex = query.link(device).index
@@ -237,8 +237,6 @@ def _vacate(device: str, ifindex: int, program: str | None, id: int | None, ever
             return None
         with uninterrupted():
             seat.vacate(program, id, everything)
-        if seat.record and seat.record.place != device:
-            _forget(seat.record.place)
         return Unloaded(device, seat.name, seat.there.program_id, mode_of(seat.there), True)
 
 

@@ -4,6 +4,7 @@ The hook sets the program's type, whatever its section is called.
 """
 
 import os
+import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from hopline.kernel.repair import repaired
 
 LEGACY = "maps"  # the section of struct bpf_map_def
 LEGACY_FIELDS = ("type", "key_size", "value_size", "max_entries", "map_flags")
+LARGEST = 256 << 20  # octets of an object
 SHOWN = 20  # names of a list in an error
 
 
@@ -102,7 +104,15 @@ def check(file: str | Path, data: bytes) -> dict[str, elf.Section]:
 def read(file: str | Path) -> bytes:
     """The octets of a file; KernelError says why not."""
     try:
-        return Path(file).read_bytes()
+        # a FIFO nobody writes to would hold everything up
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as source:
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+                raise InvalidInput("file", f"{file} is no regular file", "name an object")
+            if about.st_size > LARGEST:
+                raise InvalidInput("file", f"{file} has {about.st_size >> 20} MiB", "name an object")
+            return source.read()
     except OSError as error:
         raise KernelError(f"open {file}", error.errno or 0, "name another file") from None
 

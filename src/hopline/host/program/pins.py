@@ -27,7 +27,7 @@ class Staged:
     def __init__(self, device: str, program: Program, maps: Sequence[tuple[str, Map]]) -> None:
         """Pin the program and the maps that it uses, by their names in the object."""
         self._place = bpffs.program_dir(device, create=False)
-        self._waiting = bpffs.program_dir(f"{WAITING}{os.getpid()}".ljust(LONGEST_DEVICE + 1, "_"))
+        self._waiting = bpffs.program_dir(waiting(os.getpid()))
         self.paths = [bpffs.shown(self._place / name) for name in (program.name, *(name for name, _ in maps))]
         try:
             program.pin(self._waiting / program.name)
@@ -51,6 +51,11 @@ class Staged:
         remove(self._waiting)
 
 
+def waiting(number: int) -> str:
+    """A place for pins that are on their way to theirs, which no device can have."""
+    return f"{WAITING}{number}".ljust(LONGEST_DEVICE + 1, "_")
+
+
 def of_device(device: str) -> Path | None:
     """The directory with a device's pins, or None if it has none."""
     place = bpffs.program_dir(device, create=False)
@@ -63,6 +68,18 @@ def remove_all(device: str) -> bool:
     if place is not None:
         remove(place)
     return place is not None
+
+
+def move(device: str, name: str) -> list[str]:
+    """Have the pins of `device` in the place of `name`, instead of what is there; their paths."""
+    place = of_device(device)
+    if place is None:
+        return []
+    target = bpffs.program_dir(name, create=False)
+    remove(target)
+    with bpffs.dotted(target):
+        place.rename(target)
+    return [bpffs.shown(pin) for pin in sorted(target.iterdir())]
 
 
 def sweep() -> None:

@@ -7,6 +7,7 @@ compares that with what is attached.
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,8 @@ class Keeper(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One program that we loaded: on a device (hook xdp, `place` its name) or on a route.
 
-    `loaded_ns` since the boot, which with the id tells it from every other; `until` in seconds of the epoch.
+    `loaded_ns` since the boot, which with the id tells it from every other; `until` in seconds of the epoch;
+    `namespace` is the cookie of that it was written in.
     """
 
     place: str
@@ -47,6 +49,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     pins: list[str] = []
     keeper: Keeper | None = None
     until: float | None = None
+    namespace: int = 0
+
+
+def clock(until: float) -> str:
+    """When a program goes, as a person of this host reads it: the time, and the date where it is not within a day."""
+    form = "%H:%M:%S" if until - time.time() < 86400 else "%Y-%m-%d %H:%M:%S"
+    return time.strftime(form, time.localtime(until))
 
 
 def path_of(place: str) -> Path:
@@ -71,11 +80,27 @@ def read(place: str) -> Record | None:
 
 def records() -> list[Record]:
     """All records of this namespace, those too whose program is not loaded any more."""
+    here = netns.cookie()
+    return [found for found in _all() if found.namespace == here]
+
+
+def dead() -> list[Record]:
+    """Records of a namespace that has gone, and whose inode is that of the calling thread's now."""
+    here = netns.cookie()
+    return [found for found in _all() if found.namespace != here]
+
+
+def _all() -> list[Record]:
     paths = sorted(_directory().glob(f"*{SUFFIX}"))
-    return [found for path in paths if (found := _read(path)) is not None]
+    return [found for path in paths if (found := _decoded(path)) is not None]
 
 
 def _read(path: Path) -> Record | None:
+    found = _decoded(path)
+    return found if found is not None and found.namespace == netns.cookie() else None
+
+
+def _decoded(path: Path) -> Record | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Record)
     except (FileNotFoundError, msgspec.DecodeError):
@@ -97,7 +122,7 @@ def write(record: Record) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{os.getpid()}")
     try:
-        fresh.write_bytes(msgspec.json.encode(record))
+        fresh.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, namespace=netns.cookie())))
         fresh.replace(path)
     except BaseException:
         fresh.unlink(missing_ok=True)

@@ -17,20 +17,37 @@ DType = np.dtype[Any]
 
 
 def reusable(device: str, program: Program | None) -> dict[str, Map]:
-    """Maps to be taken over, by the first 15 characters of their names: the attached program's, else the pinned ones.
+    """Maps to be taken over, by name: the attached program's, else the pinned ones; the caller closes them.
 
-    The caller closes them.
+    A pin has a name whole, the kernel its first 15 characters. Refused where those are all that is known of two maps.
     """
-    if program is not None:
-        found = [Map.from_id(map_id) for map_id in program.info().map_ids]
-    else:
-        place = pins.of_device(device)
-        found = [one for pin in sorted(place.iterdir()) if (one := _pinned(pin))] if place else []
+    place = pins.of_device(device)
+    pinned = [one for pin in sorted(place.iterdir()) if (one := _pinned(pin))] if place else []
+    if program is None:
+        return _by_name(device, pinned)
+    whole = {one.id: one.name for one in pinned}
+    for one in pinned:
+        one.close()
+    found = [Map.from_id(map_id) for map_id in program.info().map_ids]
+    for one in found:
+        one.name = whole.get(one.id, one.name)
+    return _by_name(device, found)
+
+
+def _by_name(device: str, found: list[Map]) -> dict[str, Map]:
     named: dict[str, Map] = {}
+    twice = ""
     for one in found:
         # one with a dot holds the global variables of its object
-        if "." in one.name or named.setdefault(one.name, one) is not one:
+        variables = "." in one.name
+        if variables or named.setdefault(one.name, one) is not one:
+            twice = twice if variables else one.name
             one.close()
+    if twice:
+        for one in named.values():
+            one.close()
+        why = f"two of them are called {twice} in the kernel, which cuts names to {NAME_SIZE} characters"
+        raise Refused(f"reuse maps of {device}: {why}: load without --reuse-maps, with --pin to keep names whole")
     return named
 
 
@@ -39,21 +56,26 @@ def _pinned(pin: Path) -> Map | None:
         found = Map.from_pin(pin)
     except KernelError:
         return None  # the program's pin
-    # the pin has the name whole, and what is looked for is the kernel's
-    found.name = found.name[:NAME_SIZE]
+    found.name = pin.name
     return found
 
 
 def take_over(found: BpfObject, named: Mapping[str, Map]) -> None:
     """Have an object use, for those of its maps that are called so, maps that are there; Refused names what differs."""
+    taken: dict[int, str] = {}
     for declared in found.declared_maps():
-        existing = named.get(declared.name[:NAME_SIZE])
+        existing = named.get(declared.name) or named.get(declared.name[:NAME_SIZE])
         if existing is None or declared.variables:
             continue
-        difference = _difference(declared, existing)
-        if difference:
-            what = f"reuse map {declared.name} (id {existing.id})"
-            raise Refused(f"{what}: {difference}: load without --reuse-maps to begin with an empty one")
+        what, todo = f"reuse map {declared.name} (id {existing.id})", "load without --reuse-maps"
+        if taken.setdefault(existing.id, declared.name) != declared.name:
+            why = f"its name of {NAME_SIZE} characters fits {taken[existing.id]} as well"
+            raise Refused(f"{what}: {why}: {todo}, with --pin to keep names whole")
+        if difference := _difference(declared, existing):
+            raise Refused(f"{what}: {difference}: {todo} to begin with an empty one")
+        if not declared.max_entries:
+            # one for each CPU, which libbpf would fill in
+            found.resize(declared.name, existing.max_entries)
         found.reuse(declared.name, existing)
 
 
@@ -63,17 +85,19 @@ def _difference(declared: DeclaredMap, existing: Map) -> str:
         "type": (map_type(existing.type), map_type(shape.type)),
         "key size": (existing.key_size, shape.key_size),
         "value size": (existing.value_size, shape.value_size),
-        "max_entries": (existing.max_entries, declared.max_entries),
+        "max_entries": (existing.max_entries, declared.max_entries or existing.max_entries),
         "map_flags": (existing.flags & SHARED_FLAGS, declared.flags & SHARED_FLAGS),
     }
     for what, (has, wants) in pairs.items():
         if has != wants:
             return f"{what} is {has}, the object's is {wants}"
-    for part, one, other in (
-        ("key", existing.key_dtype, shape.key_dtype),
-        ("value", existing.value_dtype, shape.value_dtype),
-    ):
-        if other is not None and (said := _field_difference(part, one, other)):
+    parts = (
+        ("key", existing.btf_types[0], existing.key_dtype, shape.key_dtype),
+        ("value", existing.btf_types[1], existing.value_dtype, shape.value_dtype),
+    )
+    for part, told, one, other in parts:
+        # of maps of devices and some more the kernel keeps no types
+        if told and other is not None and (said := _field_difference(part, one, other)):
             return said
     return ""
 

@@ -209,7 +209,9 @@ class Seat:
         """Take off what is here, if it is ours or the one meant; Refused, NotFound or KernelError otherwise."""
         assert self.there is not None
         doing = f"unload from {self.device}"
-        called = program is None or program == self.name or program[:NAME_SIZE] == self.there.name
+        # the whole name may not be known
+        cut = program is not None and len(self.name) == NAME_SIZE and program[:NAME_SIZE] == self.name
+        called = cut or program in (None, self.name, self.there.name)
         if not called or id not in (None, self.there.program_id):
             raise NotFound(
                 f"{doing}: {program or f'program id {id}'} is not there, but {self.there.known_as}: name that"
