@@ -18,6 +18,14 @@ def known_reasons() -> list[re.Pattern[str]]:
     return [re.compile(line) for line in lines if line and not line.startswith("#")]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse tests of one name where they are handed out to several processes: only one of them would run."""
+    named = [item.nodeid for item in items]
+    if hasattr(config, "workerinput") and len(set(named)) < len(named):
+        twice = sorted({name for name in named if named.count(name) > 1})
+        raise pytest.UsageError(f"these have one name and are several: run them by themselves: {', '.join(twice)}")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run in CI that skipped a test for a reason nobody foresaw."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

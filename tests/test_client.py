@@ -14,6 +14,7 @@ from hopline.config import Forward, Intent, Interface
 from hopline.daemon.protocol import Counts
 from hopline.errors import InvalidInput, InvalidInputs, NotFound, Refused, Unavailable
 from hopline.intent import wanted_of
+from others import let_others_in
 
 
 @pytest.fixture
@@ -144,8 +145,7 @@ except hopline.Refused as error:
     print(error)
 """
     with Doors(tmp_path / "run") as own:
-        for parent in (tmp_path, *list(tmp_path.parents)[:2]):
-            parent.chmod(0o755)
+        let_others_in(tmp_path)
         os.chown(own.run / "view.sock", 0, 65534)
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
         assert own.service.entries == {}

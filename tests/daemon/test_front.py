@@ -15,6 +15,7 @@ from daemon.asking import exchange, free_port, received
 from daemon.certificates import self_signed
 from front_double import Doors
 from hopline.errors import Refused
+from others import let_others_in
 
 ADMIN, VIEW = "admin-0123456789abcdef", "view-0123456789abcdef"
 ENTRY = json.dumps({"to": "10.10.3.5", "via": "10.10.3.1"})
@@ -149,8 +150,7 @@ def test_a_port_in_use_leaves_no_socket_behind(tmp_path, token_file):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a socket to a group")
 def test_the_view_group_may_look(tmp_path):
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)
+    let_others_in(tmp_path)
     group = grp.getgrgid(NOBODY).gr_name
     with Doors(tmp_path / "run", view_group=group) as doors:
         status = (doors.run / "view.sock").stat()

@@ -10,6 +10,7 @@ import pytest
 
 from daemon.asking import Connection, ask, unix
 from hopline.daemon.peer import Process, described
+from others import let_others_in
 
 PUT = {"interface": [{"name": "enp0s3"}]}
 
@@ -33,9 +34,7 @@ def test_a_change_is_by_the_process_that_connected(doors):
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 def test_two_at_once_are_told_apart(doors):
     os.chmod(doors.run / "admin.sock", 0o666)
-    for directory in (doors.run, doors.run.parent):
-        directory.chmod(0o755)
-    doors.run.parent.parent.chmod(0o755)
+    let_others_in(doors.run)
     code = """
 import http.client, json, os, socket, sys
 sock = socket.socket(socket.AF_UNIX)

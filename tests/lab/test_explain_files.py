@@ -18,6 +18,7 @@ from lab.net import send_frames, sh
 from lab.node import assert_refused
 from lab.node import hopline as command
 from lab.traffic import wait_for
+from others import let_others_in
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +113,7 @@ def test_the_view_right_is_enough_and_does_no_more(net, node):
 
 def test_a_file_is_explained_with_the_view_right_and_without_the_interface_s_name(net, node, tmp_path):
     wrpcap(str(tmp_path / "a.pcap"), [v4(), v4("10.2.0.1"), v4(ttl=1)] * 10, linktype=1)
-    for place in (tmp_path, *tmp_path.parents[:2]):
-        place.chmod(0o755)
+    let_others_in(tmp_path)
     (tmp_path / "a.pcap").chmod(0o644)
     asked = command(
         net.ns, "explain", "--in", "left", "--pcap", str(tmp_path / "a.pcap"), "--instance", node.instance, uid=NOBODY

@@ -15,16 +15,18 @@ from hopline.host.program.reuse import take_over
 from hopline.host.program.shapes import Struct, from_btf
 from hopline.host.program.values import encode
 from hopline.kernel import elf
-from hopline.kernel.btf import Kind, Variable
+from hopline.kernel.btf import Btf, Kind, Variable
 from hopline.kernel.codec import PROG_ARRAY
 from hopline.kernel.map import Map
 from hopline.kernel.object import BpfObject, Declared, ObjectFile
-from hopline.kernel.program import Program, map_type
+from hopline.kernel.program import CONTEXTS, XDP, Program, map_type
 from hopline.kernel.repair import repaired
 
 LEGACY = "maps"  # the section of struct bpf_map_def
 LEGACY_FIELDS = ("type", "key_size", "value_size", "max_entries", "map_flags")
 LARGEST = 256 << 20  # octets of an object
+# what these return means the same: 0 goes on, 2 drops (BPF_OK and TC_ACT_OK, BPF_DROP and TC_ACT_SHOT)
+ALIKE = CONTEXTS.keys() - {XDP}
 SHOWN = 20  # names of a list in an error
 
 
@@ -67,6 +69,7 @@ def opened_file(file: str | Path) -> Iterator[BpfObject]:
     copy = ObjectFile(file, repaired(data))
     afresh = "compile it afresh: `hopline program build`"
     try:
+        Btf(elf.sections(data)[".BTF"].data)  # libbpf dies of some that are damaged
         found = copy.open()
     except LayoutError as error:
         raise InvalidInput(str(file), "its btf cannot be read", afresh) from error
@@ -143,12 +146,25 @@ def choose(found: BpfObject, type: int, program: str | None, section: str | None
     if section is not None and not fits:
         raise NotFound(f"{found.path}: no section {section}: it has {listed(one.section for one in all_)}")
     if len(fits) == 1:
+        if program is None and section is None:
+            _refuse_wrong_kind(found, fits[0], type)
         return fits[0]
     typed = [one for one in fits if one.type == type]
     if len(typed) == 1:
         return typed[0]
     known = listed(f"{one.name} ({one.section})" for one in fits)
     raise InvalidInput(str(found.path), f"{len(fits)} programs are in it", f"name one by --program: {known}")
+
+
+def _refuse_wrong_kind(found: BpfObject, only: Declared, type: int) -> None:
+    """InvalidInput where the section says another hook, whose return codes mean other things: 2 is XDP_PASS and BPF_DROP.
+
+    An old section's name says nothing of that.
+    """
+    if only.type in (0, type) or (only.type in ALIKE and type in ALIKE):
+        return
+    why = f'its only program, {only.name}, is of SEC("{only.section}"), where return codes mean other things than here'
+    raise InvalidInput(str(found.path), why, f"name it by --program {only.name} if it is meant")
 
 
 def listed(names: Iterator[str]) -> str:
@@ -159,10 +175,21 @@ def listed(names: Iterator[str]) -> str:
 
 
 def _needed(found: BpfObject, chosen: Declared) -> list[str]:
-    """The chosen program, and where one may call another by a map, those that it may be filled with."""
+    """The chosen program, and where one may call another by a map, those that it may be filled with.
+
+    Of those whose section says no type only such as are called like the chosen one's, as xdp_tail beside xdp: another
+    may be of any kind, and the verifier would refuse them all for it.
+    """
     if not any(one.shape.type == PROG_ARRAY for one in found.declared_maps()):
         return [chosen.name]
-    return [one.name for one in found.declared() if one == chosen or one.type in (0, chosen.type)]
+    begins = chosen.section.partition("/")[0].partition(".")[0] if chosen.type else ""
+    return [
+        one.name
+        for one in found.declared()
+        if one == chosen
+        or (chosen.type and one.type == chosen.type)
+        or (one.type == 0 and one.section.startswith(begins))
+    ]
 
 
 def set_variables(found: BpfObject, texts: Sequence[str]) -> None:
