@@ -1,6 +1,8 @@
 """`hopline program build` and `inspect`: what is compiled, what is said where it is not, what is seen in an object."""
 
+import struct
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from hopline.cli import main as cli
 from hopline.errors import InvalidInput, KernelError, NotFound
 from hopline.host.program import build
 from hopline.host.program.build import CompilerRefusal, MapInside, ProgramInside, VariableInside, inspect
+from hopline.kernel import elf
 
 SOURCE = """
 #include <linux/bpf.h>
@@ -155,6 +158,19 @@ def test_a_damaged_object_is_one_line(source):
         with pytest.raises((InvalidInput, KernelError)) as error:
             inspect(place)
         assert "\n" not in str(error.value)
+
+
+def test_types_that_name_none_are_not_given_to_libbpf(source):
+    """Of a map's or variable's it would read memory that is not there, and the process with it would end."""
+    data = bytearray(Path(build.build(source)).read_bytes())
+    section = elf.sections(bytes(data))[".BTF"]
+    head, types_at = struct.unpack_from("=4xII", data, section.offset)
+    # the first type of all is a pointer, a map's field; what it points to is the third word
+    struct.pack_into("=I", data, section.offset + head + types_at + 8, 0xAE000005)
+    damaged = source.with_name("damaged.o")
+    damaged.write_bytes(data)
+    with pytest.raises(InvalidInput, match="its btf cannot be read: compile it afresh"):
+        inspect(damaged)
 
 
 def test_a_licence_that_is_not_stated(source):

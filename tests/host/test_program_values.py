@@ -213,6 +213,54 @@ def test_a_prefix(size, text, octets):
     assert values.encode_key(Prefix(Scalar("ip4" if size == 4 else "ip6", size, ""), ""), [text]) == octets
 
 
+def lpm_key(name: str) -> Prefix:
+    """The shape of an LPM trie's key whose fields are those of `struct NAME`."""
+    fields = shape(name)
+    return Prefix(Scalar("ip4" if fields.size == 8 else "ip6", fields.size - 4, ""), fields.type, fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "text"),
+    [
+        ("prefix", ["prefixlen=16", "data=10.1.0.0"], "10.1.0.0/16"),
+        ("prefix", ["data=10,1,0,0", "prefixlen=16"], "10.1.0.0/16"),
+        ("prefix6", ["prefixlen=32", "data=2001:db8::"], "2001:db8::/32"),
+    ],
+)
+def test_a_prefix_by_its_fields(name, words, text):
+    key = lpm_key(name)
+    assert values.split(key, [*words, "packets=1"]) == (words, ["packets=1"])
+    assert values.split(key, [text, "packets=1"]) == ([text], ["packets=1"])
+    assert values.encode_key(key, words) == values.encode_key(key, [text])
+
+
+def test_a_prefix_without_btf_may_be_hex():
+    key = Prefix(Scalar("ip4", 4, ""), "octets")
+    octets = ["08", "00", "00", "00", "0a", "00", "00", "00"]
+    assert values.split(key, [*octets, "ff"]) == (octets, ["ff"])
+    for words in (octets, ["".join(octets)], ["0x" + "".join(octets)], ["10.0.0.0/8"]):
+        assert values.split(key, [*words, "ff"]) == (words, ["ff"])
+        assert values.encode_key(key, words) == b"\x08\0\0\0\x0a\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("prefix", ["prefixlen=33", "data=10.0.0.0"], "key: 33 is not a prefix length: give a number from 0"),
+        ("prefix", ["prefixlen=8", "data=10.1.0.0"], "key: 'prefixlen=8 data=10.1.0.0' has host bits set: write"),
+        ("prefix", ["prefixlen=8"], "key: no data in it: give all fields of the key"),
+        ("prefix", [], "key: none given: write a prefix such as 10.0.0.0/8, or its fields prefixlen and data"),
+        (None, ["280000000a000000"], "key: 40 is not a prefix length"),
+        (None, ["0a", "00"], "key: 00 is one word too many: write a prefix such as 10.0.0.0"),
+    ],
+)
+def test_what_is_no_prefix_by_field_or_in_hex(name, words, said):
+    key = lpm_key(name) if name else Prefix(Scalar("ip4", 4, ""), "octets")
+    with pytest.raises(InvalidInput) as caught:
+        values.encode_key(key, words)
+    assert str(caught.value).startswith(said)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -13,7 +13,7 @@ import pytest
 
 from clang import compile_bpf
 from hopline.cli.program.stream import shown
-from hopline.host.program.log import Log, Lost, pattern, split
+from hopline.host.program.log import Format, Log, Lost, Places, split
 from hopline.kernel import BpfObject
 from hopline.kernel.tracefs import TracePipe
 from hopline.lab.shell import hopline_command
@@ -208,7 +208,8 @@ def test_nothing_is_left_of_it_not_even_of_one_that_was_killed():
 def test_the_command_prints_lines_and_ends_well_with_ctrl_c_and_sigterm(file):
     with loaded(file, "lengths", "also_lengths") as program:
         for options, number in (([], signal.SIGINT), (["--json"], signal.SIGTERM)):
-            argv = [hopline_command(), "program", "log", *options]
+            # where the suite runs in the background, the interrupt is ignored, and a child inherits that
+            argv = ["env", "--default-signal=INT", hopline_command(), "program", "log", *options]
             with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
                 line = printed_meanwhile(process, program("lengths"))
                 process.send_signal(number)
@@ -248,15 +249,34 @@ def printed_meanwhile(process, program) -> str:
         (b"[%-5u|%08x]", ["[12   |000000ff]", "[7|DEADBEEF0]"], ["[12   |xyz]", "[|0]"]),
         (b"%s: %llu%%", [": 1%", "a b: 18446744073709551615%"], ["a: 1", "a: -%"]),
         (b"%pI4>%pI6", ["10.0.0.1>fd00::1", "010.000.000.001>::"], ["10.0.0>fd00::1", "10.0.0.1>g::"]),
-        (b"%c%c", ["ab", "\n!"], ["a", "abc"]),
+        (b"%c%c", ["ab", "\n!"], ["a", "abc", ""]),
+        (b"%d%d ab%sb", ["12 abb", "1-2 ab ab", "10 20 abbab"], ["1 abb", "12 ab", "12 aab"]),
+        (b"%s=%s;%pI4", ["a=b;1.2.3.4", "=;;=;10.0.0.1"], ["a=b1.2.3.4", "=;1.2.3", "a;b=1.2.3.4"]),
         (b"50%", ["50%"], ["50"]),
         (b"%s", ["", "whatever\nelse"], []),
     ],
 )
 def test_what_a_format_can_print_and_what_it_cannot(text, fits, fits_not):
-    made = pattern(text)
-    assert [one for one in fits if not made.fullmatch(one)] == []
-    assert [one for one in fits_not if made.fullmatch(one)] == []
+    made = Format(text)
+    assert [one for one in fits if not made.fits(Places(one))] == []
+    assert [one for one in fits_not if made.fits(Places(one))] == []
+
+
+@pytest.mark.rootless
+@pytest.mark.parametrize(
+    ("text", "fits", "fits_not"),
+    [
+        (b"%x%x%x%x%x%x%x%x", "0123456789abcdef" * 4, "0123456789abcdef" * 4 + "g"),
+        (b"%d%d%d%d%d%d!", "7" * 60 + "!", "7" * 60),
+        (b"%s %s %s %s end", "a " * 250 + "end", "a " * 250),
+        (b"%s %s %d %s %s %x %s %s %s %s %s %s.", "1 " * 511 + ".", "1 " * 512),
+    ],
+)
+def test_no_text_of_another_program_takes_long_whatever_a_format_says(text, fits, fits_not):
+    began = time.monotonic()
+    assert Format(text).fits(Places(fits))
+    assert not Format(text).fits(Places(fits_not))
+    assert time.monotonic() - began < 0.2  # two texts
 
 
 @pytest.mark.rootless

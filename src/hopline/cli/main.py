@@ -74,6 +74,7 @@ def root(ctx: click.Context) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code. Everything that goes wrong is one line on stderr."""
+    output.open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # what the terminal's character set lacks is still shown
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -101,10 +102,14 @@ def _told(error: BaseException, code: int) -> int:
     if isinstance(error, KeyboardInterrupt | click.Abort | EOFError):
         return 130
     if isinstance(error, BrokenPipeError):
-        # nobody reads on; give the interpreter's last flush somewhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # nobody reads on
+        output.give_up()
         return code
     if isinstance(error, OSError):
+        if output.is_stuck():
+            output.give_up()
+            done = "what the command did stays done, only its answer is lost"
+            return _say(f"write to stdout: {os.strerror(error.errno or 0).lower()}: {done}", code)
         what = f"{error.filename}: " if error.filename else ""
         reason = os.strerror(error.errno).lower() if error.errno else str(error).lower()
         return _say(f"{what}{reason}{': do this as root' if isinstance(error, PermissionError) else ''}", code)

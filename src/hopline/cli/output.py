@@ -1,5 +1,6 @@
 """What goes to stdout: JSON, or a table that a person reads and awk can."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,30 @@ from hopline.errors import HoplineError, InvalidInput
 
 NONE = "-"  # in a table, where there is no value
 _NOT_OF_A_FILE = {"merge", "dry_run", "confirm_within", "revision", "limit"}  # what a request says beside a document
+
+
+def open_closed() -> None:
+    """Have what is said go nowhere where a stream is closed, and no file that is opened later take its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def is_stuck() -> bool:
+    """Whether stdout does not take what was written to it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def give_up() -> None:
+    """Have the interpreter's last flush of stdout go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def json(value: Any) -> None:

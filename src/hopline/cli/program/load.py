@@ -140,11 +140,13 @@ def unload(
         raise _usage("--all means more than --program or --id: give one")
     lines: list[str]
     taken: list[Any]
+    notes: list[str] = []
     if route is None:
         from hopline.host.program.load import unload as unload_from_device
 
         taken = unload_from_device(str(dev), program=program, id=id, everything=everything)
         lines = [_untold(one) for one in taken]
+        notes = [note for one in taken for note in one.notes]
     else:
         from hopline.host.program import identity, routes
 
@@ -154,6 +156,7 @@ def unload(
         output.json(taken)
     else:
         click.echo("\n".join(lines))
+        output.warn(notes)
 
 
 def _untold(taken: "Unloaded") -> str:

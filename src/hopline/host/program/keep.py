@@ -1,23 +1,26 @@
 """The keeper: a small process that ends a program's time, whatever became of the command that loaded it.
 
 On a device it holds the only descriptor of the program's link: when the time is over, or the keeper dies, the kernel
-detaches the program. On a route it takes the program off when the time is over, or on SIGTERM or SIGHUP.
+detaches the program. It lives in the namespace of PID 1, so that the device's can go before it. On a route it takes the
+program off when the time is over, or on SIGTERM or SIGHUP.
 
-    python -m hopline.host.program.keep DEADLINE RECORD [ROUTE HOOK PROGRAM-ID]
+    python -m hopline.host.program.keep DEADLINE RECORD {LINK | ROUTE HOOK PROGRAM-ID}
 
-DEADLINE is of the monotonic clock; RECORD, the file of the record, is removed at the end if it still names this keeper.
+DEADLINE is of the monotonic clock, LINK a descriptor; RECORD, the file of the record, is removed at the end if it still
+names this keeper.
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hopline.errors import HoplineError
 from hopline.host.program.signals import ENDS
 
 if TYPE_CHECKING:
@@ -30,19 +33,29 @@ POLL_S = 0.005
 
 def start_link(link: "XdpLink", place: str, seconds: float) -> "Keeper":
     """Hand a link that is not pinned to a keeper, for so many seconds; the caller closes its own descriptor."""
-    return _start(seconds, place, [], (link.fd,))
+    from hopline.host.program.record import path_of
+    from hopline.kernel import netns
+
+    path = path_of(place)
+    with ExitStack() as stack:
+        # in a sandbox it may be out of reach: then the keeper stays in ours
+        with contextlib.suppress(HoplineError):
+            stack.enter_context(netns.inside(1))
+        return _start(seconds, path, [str(link.fd)], (link.fd,))
 
 
 def start_route(place: str, route: str, hook: str, program_id: int, seconds: float) -> "Keeper":
     """Have a keeper take a program off a hook of a route after so many seconds; `place` is that of its record."""
-    return _start(seconds, place, [route, hook, str(program_id)], ())
+    from hopline.host.program.record import path_of
+
+    return _start(seconds, path_of(place), [route, hook, str(program_id)], ())
 
 
-def _start(seconds: float, place: str, more: list[str], descriptors: tuple[int, ...]) -> "Keeper":
-    from hopline.host.program.record import Keeper, path_of
+def _start(seconds: float, path: Path, more: list[str], descriptors: tuple[int, ...]) -> "Keeper":
+    from hopline.host.program.record import Keeper
 
     # -P: the directory that the command runs in is not searched for modules
-    command = [sys.executable, "-P", "-m", __name__, str(time.monotonic() + seconds), str(path_of(place)), *more]
+    command = [sys.executable, "-P", "-m", __name__, str(time.monotonic() + seconds), str(path), *more]
     # inherited: a signal that comes before the keeper waits for one is not lost
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     try:
@@ -99,15 +112,27 @@ def main(arguments: list[str]) -> None:
     while (left := deadline - time.monotonic()) > 0:
         if signal.sigtimedwait(ENDS, min(left, 3600.0)) is not None:
             break
-    if len(arguments) > 2:
+    if len(arguments) > 3:
         from hopline.host.program import routes
 
         route, hook, program_id = arguments[2:]
         routes.release(route, hook, int(program_id))
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        if json.loads(path.read_bytes())["keeper"]["pid"] == os.getpid():
-            path.unlink()
-            path.parent.rmdir()  # if it was the last
+    else:
+        os.close(int(arguments[2]))
+    _forget(path)
+
+
+def _forget(path: Path) -> None:
+    """Remove the record if it is this keeper's; who ends it has the lock, and sees to the record."""
+    from hopline.host.program import record
+
+    while True:
+        with record.locked_now(path.parent) as locked:
+            if locked:
+                record.forget_of(path, os.getpid())
+                return
+        if signal.sigtimedwait(ENDS, POLL_S) is not None:
+            return
 
 
 if __name__ == "__main__":

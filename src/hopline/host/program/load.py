@@ -9,7 +9,7 @@ import errno
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hopline.errors import InvalidInput, KernelError, NotFound, Refused, VerifierRefusal
@@ -61,13 +61,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Unloaded:
-    """What unload did; `attached` is false where the program had gone, and only what it left was removed."""
+    """What unload did; `attached` is false where the program had gone, and only what it left was removed.
+
+    `notes` are sentences on what is worth knowing.
+    """
 
     device: str
     program: str
     id: int
     mode: str
     attached: bool
+    notes: list[str] = field(default_factory=list)
 
 
 def load(
@@ -141,7 +145,7 @@ def _attach(
             try:
                 taken = seat.take(program, mode, seconds)
                 try:
-                    _keep(seat, program.name, info, taken, until, staged)
+                    lost = _keep(seat, program.name, info, taken, until, staged)
                 except BaseException:
                     taken.undo()
                     raise
@@ -154,6 +158,8 @@ def _attach(
     used = [UsedMap(name, one.id, one.id in (shared or ())) for name, one in maps]
     fresh = [one.name for one in used if not one.reused] if shared is not None else []
     notes = [f"no map {name} was there to be reused: it begins empty" for name in fresh]
+    if lost:
+        notes.append("the pins of the program before were removed: load with --pin to have new ones")
     return Loaded(
         device=seat.device,
         ifindex=seat.ifindex,
@@ -171,8 +177,11 @@ def _attach(
 
 def _keep(
     seat: Seat, name: str, info: ProgramInfo, taken: Taken, until: float | None, staged: pins.Staged | None
-) -> None:
-    """Put on record what was attached, and its pins in place of those of the program before."""
+) -> bool:
+    """Put on record what was attached, and its pins in place of those of the program before.
+
+    Whether there were such, and none came in their place.
+    """
     made = Record(
         place=seat.device,
         hook=XDP_HOOK,
@@ -191,8 +200,8 @@ def _keep(
     try:
         if staged:
             staged.settle()
-        else:
-            pins.remove_all(seat.device)
+            return False
+        return pins.remove_all(seat.device)
     except BaseException:
         if before:
             record.write(before)
@@ -206,7 +215,8 @@ def unload(
 ) -> list[Unloaded]:
     """Detach what we loaded on a device, or the program of that name or id, or all; its pins and its record go too.
 
-    Refused where another loaded it and it is not named; NotFound where nothing is, or not what is named.
+    Refused where another loaded it and it is not named; NotFound where nothing is, or not what is named. What ours
+    left that is not attached any more is removed, whoever's is there now.
     """
     with record.locked():
         follow()
@@ -218,23 +228,48 @@ def unload(
                 raise
             ifindex = 0
         done: list[Unloaded] = []
-        while ifindex and (one := _vacate(device, ifindex, program, id, everything)):
-            done.append(one)
-            if not everything:
-                break
+        try:
+            while ifindex and (one := _vacate(device, ifindex, program, id, everything)):
+                done.append(one)
+                if not everything or not one.attached:
+                    break
+        except BaseException:
+            # of several, those before have gone
+            if left is not None and left.program_id in [one.id for one in done]:
+                _forget(device)
+            raise
+        if not done:
+            _refuse_unmeant(device, left, program, id)
         pinned = _forget(device)
         if not done and not pinned and left is None:
             raise NotFound(f"unload from {device}: no xdp program is attached: see `hopline program show`")
-        if not done:
-            known = (left.program, left.program_id, left.mode) if left else ("", 0, "")
-            done.append(Unloaded(device, *known, attached=False))
-        return done
+        return done or [_leftover(device, left)]
+
+
+def _leftover(device: str, left: Record | None, *notes: str) -> Unloaded:
+    known = (left.program, left.program_id, left.mode) if left else ("", 0, "")
+    return Unloaded(device, *known, attached=False, notes=list(notes))
+
+
+def _refuse_unmeant(device: str, left: Record | None, program: str | None, id: int | None) -> None:
+    """NotFound where nothing is attached, and what is left is not of the program that was named."""
+    known = left is not None and program in (None, left.program) and id in (None, left.program_id)
+    if known or (program, id) == (None, None):
+        return
+    what = f"of {left.program} (id {left.program_id}) " if left else ""
+    is_left = f": what is left {what}goes without a name" if left or pins.of_device(device) else ""
+    raise NotFound(f"unload from {device}: {program or f'program id {id}'} is not attached{is_left}")
 
 
 def _vacate(device: str, ifindex: int, program: str | None, id: int | None, everything: bool) -> Unloaded | None:
     with Seat(device, ifindex) as seat:
         if seat.there is None:
             return None
+        left = record.at(device)
+        named = everything or program or id
+        if seat.record is None and not named and (left or pins.of_device(device)):
+            theirs = f"another's program ({seat.known_as}) is attached to {device} and stays"
+            return _leftover(device, left, theirs)
         with uninterrupted():
             seat.vacate(program, id, everything)
         return Unloaded(device, seat.name, seat.there.program_id, mode_of(seat.there), True)

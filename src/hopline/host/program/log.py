@@ -9,14 +9,15 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hopline.errors import KernelError
-from hopline.kernel.loaded import program_ids
+from hopline.errors import KernelError, LayoutError
+from hopline.kernel.loaded import program_ids, whole_name
 from hopline.kernel.program import Program
 from hopline.kernel.tracefs import TracePipe
 from hopline.kernel.xlated import formats
@@ -32,23 +33,26 @@ _EVENT = re.compile(
 
 # a conversion as bpf_bprintf_prepare of kernel/bpf/helpers.c takes it, and what it may print
 _CONVERSION = re.compile(
-    r"%[-+ #0]*\d*(?:\.\d+)?(?:(?P<percent>%)|(?P<number>(?:l|ll|h|hh|z)?[diu])|(?P<hex>(?:l|ll|h|hh|z)?[xX])"
+    r"%[-+ 0]*\d*(?:\.\d+)?(?:(?P<percent>%)|(?P<number>(?:l|ll|h|hh|z)?[diu])|(?P<hex>(?:l|ll|h|hh|z)?[xX])"
     r"|(?P<character>c)|(?P<ip4>p[iI]4)|(?P<ip6>p[iI]6)|(?P<any>s|p(?:[kuBsSK]s?|x)?))"
 )
+_DIGITS = "0123456789"
+_ANY = ""  # where characters are named: all
+# steps, each of some characters and how many of them: "1", "?", "+" or "*"
 _PRINTS = {
-    "percent": "%",
-    "number": r" *[+-]?\d+ *",
-    "hex": r" *(?:0x)?[0-9a-fA-F]+ *",
-    "character": ".",
-    "ip4": r" *\d+\.\d+\.\d+\.\d+ *",
-    "ip6": r" *[0-9a-f:.]+ *",
-    "any": ".*",
+    "percent": (("%", "1"),),
+    "number": ((" ", "*"), ("+-", "?"), (_DIGITS, "+"), (" ", "*")),
+    "hex": ((" ", "*"), (_DIGITS + "abcdefABCDEF", "+"), (" ", "*")),
+    "character": ((_ANY, "1"),),
+    "ip4": ((" ", "*"), *((_DIGITS, "+"), (".", "1")) * 3, (_DIGITS, "+"), (" ", "*")),
+    "ip6": ((" ", "*"), (_DIGITS + "abcdef:.", "+"), (" ", "*")),
+    "any": ((_ANY, "*"),),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Printer:
-    """A program that may have printed a text; `name` is cut to 15 characters, as the kernel has it."""
+    """A program that may have printed a text; without BTF its name is cut to 15 characters, as the kernel has it."""
 
     id: int
     name: str
@@ -138,12 +142,12 @@ class _Known:
     """What a program can print, and from when until when it was there, in seconds of CLOCK_MONOTONIC."""
 
     printer: Printer
-    patterns: list[re.Pattern[str]]
+    formats: list["Format"]
     since: float
     until: float = math.inf
 
-    def may_have(self, text: str, at: float) -> bool:
-        return self.since <= at <= self.until and any(one.fullmatch(text) for one in self.patterns)
+    def may_have(self, text: "Places", at: float) -> bool:
+        return self.since <= at <= self.until and any(one.fits(text) for one in self.formats)
 
 
 class Printers:
@@ -176,25 +180,86 @@ class Printers:
         try:
             with Program.from_id(number) as program:
                 texts, loaded_ns = formats(program), program.info().loaded_ns
+                name = program.name
+                with suppress(LayoutError):  # BTF that we cannot read
+                    name = whole_name(program) if texts else name
         except KernelError as error:
             if error.errno != errno.ENOENT:
                 raise
             return  # gone since
         if texts:
             asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-            patterns = [pattern(text) for text in sorted(texts)]
-            self._known[number] = _Known(Printer(number, program.name), patterns, loaded_ns / 1e9 - asleep)
+            known = [Format(text) for text in sorted(texts)]
+            self._known[number] = _Known(Printer(number, name), known, loaded_ns / 1e9 - asleep)
 
     def who(self, text: str, at: float) -> tuple[Printer, ...]:
         """Every program that can have printed this at that time, of CLOCK_MONOTONIC."""
-        known = (*self._known.values(), *self._gone.values())
-        return tuple(one.printer for one in known if one.may_have(text, at))
+        known, places = (*self._known.values(), *self._gone.values()), Places(text)
+        return tuple(one.printer for one in known if one.may_have(places, at))
 
 
-def pattern(text: bytes) -> re.Pattern[str]:
-    """What a format string can print, without the ends of lines behind it."""
-    said, made, at = text.decode(errors="backslashreplace").rstrip("\n"), [], 0
-    for found in _CONVERSION.finditer(said):
-        made += [re.escape(said[at : found.start()]), _PRINTS[found.lastgroup or "any"]]
-        at = found.end()
-    return re.compile("".join([*made, re.escape(said[at:])]), re.DOTALL)
+class Places:
+    """A text, and sets of places in it: numbers whose bit n is the place before its character n, the last its end."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._of: dict[str, int] = {_ANY: (1 << len(text)) - 1}
+        self._where: dict[str, int] = {}
+
+    def after(self, reached: int, characters: str, count: str) -> int:
+        """The places behind so many of these characters, from any that was reached."""
+        if characters not in self._of:
+            # the last is the highest bit
+            bits = ("1" if one in characters else "0" for one in reversed(self.text))
+            self._of[characters] = int("".join(bits) or "0", 2)
+        here = self._of[characters]
+        behind = (reached & here) << 1
+        if count == "1":
+            return behind
+        if count == "?":
+            return reached | behind
+        # the carry of the sum runs through all that follow one another
+        begun = behind if count == "+" else reached
+        return (((begun & here) + here) ^ here) | begun
+
+    def after_literal(self, reached: int, literal: str) -> int:
+        """The places behind this very text, from any that was reached."""
+        if reached & (reached - 1) == 0:
+            stands = self.text.startswith(literal, reached.bit_length() - 1)
+            return reached << len(literal) if stands else 0
+        if literal not in self._where:
+            found, at = 0, self.text.find(literal)
+            while at >= 0:
+                found |= 1 << at
+                at = self.text.find(literal, at + 1)
+            self._where[literal] = found
+        return (reached & self._where[literal]) << len(literal)
+
+
+class Format:
+    """What a format string can print, without the ends of lines behind it.
+
+    Whatever it says, a text is walked through once, with all places that can have been reached: a program of another
+    can print what a regular expression would take for ever to refuse.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        said, at = text.decode(errors="backslashreplace").rstrip("\n"), 0
+        self._parts: list[str | tuple[tuple[str, str], ...]] = []
+        for found in _CONVERSION.finditer(said):
+            self._parts += [said[at : found.start()], _PRINTS[found.lastgroup or "any"]]
+            at = found.end()
+        self._parts.append(said[at:])
+
+    def fits(self, places: Places) -> bool:
+        """Whether it can have printed this whole text."""
+        reached = 1
+        for part in self._parts:
+            if isinstance(part, str):
+                reached = places.after_literal(reached, part) if part else reached
+            else:
+                for characters, count in part:
+                    reached = places.after(reached, characters, count)
+            if not reached:
+                return False
+        return bool(reached >> len(places.text))

@@ -39,21 +39,30 @@ class Staged:
 
     def settle(self) -> None:
         """Put them in place of those that were there."""
-        remove(self._place)
+        aside = bpffs.program_dir(waiting(f"before_{os.getpid()}"), create=False)
+        replaced = bpffs.is_there(self._place)
         try:
             with bpffs.dotted(self._place):
-                self._waiting.rename(self._place)
+                if replaced:
+                    self._place.rename(aside)
+                try:
+                    self._waiting.rename(self._place)
+                except BaseException:
+                    if replaced:
+                        aside.rename(self._place)
+                    raise
         except OSError as error:
             raise KernelError(f"pin to {self._place}", error.errno or 0, "look what is there") from error
+        remove(aside)
 
     def discard(self) -> None:
         """Remove them."""
         remove(self._waiting)
 
 
-def waiting(number: int) -> str:
+def waiting(whose: int | str) -> str:
     """A place for pins that are on their way to theirs, which no device can have."""
-    return f"{WAITING}{number}".ljust(LONGEST_DEVICE + 1, "_")
+    return f"{WAITING}{whose}".ljust(LONGEST_DEVICE + 1, "_")
 
 
 def of_device(device: str) -> Path | None:

@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -134,11 +134,35 @@ def forget(place: str) -> None:
     path_of(place).unlink(missing_ok=True)
 
 
+def forget_of(path: Path, pid: int) -> None:
+    """Drop the record of that file if the keeper of that number is its; the caller has its directory's lock."""
+    found = _decoded(path)
+    if found is not None and found.keeper is not None and found.keeper.pid == pid:
+        path.unlink()
+
+
 @contextmanager
 def locked() -> Iterator[None]:
     """One at a time loads and unloads in a namespace; afterwards the directory goes if no record is in it."""
-    directory = _directory()
-    lock = _lock(directory)
+    with _locked(_directory(), fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def locked_now(directory: Path) -> Iterator[bool]:
+    """The same of the namespace whose records are there, if no other has the lock now; says whether."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(directory, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def _locked(directory: Path, how: int) -> Iterator[None]:
+    lock = _lock(directory, how)
     try:
         for left in directory.iterdir():
             if left.suffix != SUFFIX:
@@ -150,14 +174,18 @@ def locked() -> Iterator[None]:
         os.close(lock)
 
 
-def _lock(directory: Path) -> int:
+def _lock(directory: Path, how: int) -> int:
     while True:
         directory.mkdir(parents=True, exist_ok=True)
         try:
             lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue  # removed by who had the lock
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, how)
+        except OSError:
+            os.close(lock)
+            raise
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(lock).st_ino == directory.stat().st_ino:
                 return lock

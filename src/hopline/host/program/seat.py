@@ -63,6 +63,12 @@ class Seat:
         assert self.program is not None
         return self.record.program if self.record else whole_name(self.program)
 
+    @property
+    def known_as(self) -> str:
+        """The program's id, and its name, whole where it is known."""
+        assert self.there is not None
+        return f"id {self.there.program_id}, {self.name}"
+
     def refuse(self, replace: bool, timed: bool) -> None:
         """Refused where a program may not be loaded here."""
         if self.there is None:
@@ -70,10 +76,10 @@ class Seat:
         doing = f"load on {self.device}"
         self._refuse_instance(doing)
         if not replace:
-            raise Refused(f"{doing}: another program ({self.there.known_as}) is attached: unload it or use --replace")
+            raise Refused(f"{doing}: another program ({self.known_as}) is attached: unload it or use --replace")
         if timed and not (self.record and self.record.keeper):
             why = "what replaces it for a time could not give it back"
-            raise Refused(f"{doing}: another program ({self.there.known_as}) is attached, and {why}: unload it first")
+            raise Refused(f"{doing}: another program ({self.known_as}) is attached, and {why}: unload it first")
 
     def _refuse_instance(self, doing: str) -> None:
         assert self.there is not None
@@ -190,6 +196,7 @@ class Seat:
             taken = self._hold(self.program, present, left)
             keep.end(self.record.keeper)
             self.record = msgspec.structs.replace(self.record, keeper=taken.keeper)
+            record.write(self.record)
 
     def _is_held(self) -> bool:
         assert self.there is not None
@@ -201,7 +208,7 @@ class Seat:
         if len(links) != 1:
             # the kernel does not say which namespace a link's interface index belongs to
             ids = ", ".join(map(str, links)) or "(none)"
-            asked = f"{doing} the program ({self.there.known_as}) of {self.device}"
+            asked = f"{doing} the program ({self.known_as}) of {self.device}"
             raise Refused(f"{asked}: links {ids} carry it on an interface of that number: detach it by hand")
         return XdpLink.from_id(links[0])
 
@@ -214,12 +221,12 @@ class Seat:
         called = cut or program in (None, self.name, self.there.name)
         if not called or id not in (None, self.there.program_id):
             raise NotFound(
-                f"{doing}: {program or f'program id {id}'} is not there, but {self.there.known_as}: name that"
+                f"{doing}: {program or f'program id {id}'} is not there, but {self.known_as}: name that"
             )
         self._refuse_instance(doing)
         if not (self.record or everything or program or id):
-            known = f"--program {self.there.name}, --id {self.there.program_id} or --all"
-            raise Refused(f"{doing}: hopline did not load what is attached ({self.there.known_as}): use {known}")
+            known = f"--program {self.name}, --id {self.there.program_id} or --all"
+            raise Refused(f"{doing}: hopline did not load what is attached ({self.known_as}): use {known}")
         self._detach()
         if self.record and self.record.keeper:
             keep.end(self.record.keeper)

@@ -96,10 +96,14 @@ class Struct:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A key of a LPM trie: the prefix's length, 4 octets in the host's order, and then an address."""
+    """A key of a LPM trie: the prefix's length, 4 octets in the host's order, and then an address.
+
+    `fields` are both as BTF calls them; None where it does not describe them.
+    """
 
     address: Scalar
     type: str
+    fields: Struct | None = None
 
     @property
     def size(self) -> int:
@@ -245,7 +249,9 @@ def _prefix(key: Shape) -> Shape:
     elif not (isinstance(key, Scalar) and key.meaning == "octets"):
         return key
     meaning: Meaning | None = {8: "ip4", 20: "ip6"}.get(key.size)  # type: ignore[assignment]
-    return key if meaning is None else Prefix(Scalar(meaning, key.size - 4, behind.type), key.type)
+    if meaning is None:
+        return key
+    return Prefix(Scalar(meaning, key.size - 4, behind.type), key.type, key if isinstance(key, Struct) else None)
 
 
 def numbers_in(shape: Shape) -> Shape | None:

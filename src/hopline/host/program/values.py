@@ -31,6 +31,8 @@ _PAD = re.compile(r"_*(pad|padding|reserved|unused)[0-9_]*", re.ASCII)
 
 def split(key: Shape, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the words of a key, and those of the value behind it."""
+    if isinstance(key, Prefix) and words and (key.fields is None or _path(words[0])):
+        return split(key.fields or Scalar("octets", key.size, key.type), words)
     if isinstance(key, Struct) and words and _path(words[0]):
         count = _count_fields(key, words)
     elif isinstance(key, Array) and words and _path(words[0]):
@@ -99,9 +101,24 @@ def encode_key(shape: Shape, words: Sequence[str]) -> bytes:
     """The octets of a key; of a struct all fields must be there."""
     if not words:
         raise InvalidInput("key", "none given", _how(shape))
+    if isinstance(shape, Prefix):
+        return _prefix_key(shape, words)
     if isinstance(shape, Struct) and _path(words[0]) and (lacking := missing(shape, words)):
         raise InvalidInput("key", f"no {', '.join(lacking)} in it", "give all fields of the key, field=value")
     return encode(shape, words, "key")
+
+
+def _prefix_key(shape: Prefix, words: Sequence[str]) -> bytes:
+    """A prefix as ADDRESS/LENGTH, by its fields, or in hex where they have no names."""
+    octets: bytes | None = None
+    if shape.fields is None:
+        octets = _octets(Scalar("octets", shape.size, shape.type), " ".join(words))
+    elif _path(words[0]):
+        octets = encode_key(shape.fields, words)
+    if octets is None:
+        return encode(shape, words, "key")
+    _check_prefix(octets, " ".join(words), "key")
+    return octets
 
 
 def encode(shape: Shape, words: Sequence[str], what: str, before: bytes = b"") -> bytes:
@@ -139,7 +156,9 @@ def _how(shape: Shape) -> str:
     if isinstance(shape, Array):
         return f"write {shape.count} elements with commas, or [i]=value"
     if isinstance(shape, Prefix):
-        return f"write a prefix such as {'10.0.0.0/8' if shape.address.size == 4 else '2001:db8::/32'}"
+        names = [field.name for field in shape.fields.fields] if shape.fields else []
+        other = f"its fields {' and '.join(names)}" if names else f"{shape.size} octets in hex"
+        return f"write a prefix such as {'10.0.0.0/8' if shape.address.size == 4 else '2001:db8::/32'}, or {other}"
     lowest, highest = shape.range()
     return {
         "uint": f"write a number from {lowest} to {highest}",
@@ -217,11 +236,19 @@ def _prefix(shape: Prefix, text: str, path: str) -> bytes:
     given = _scalar(shape.address, address, path)
     if slash and not (re.fullmatch(r"[0-9]{1,3}", length, re.ASCII) and int(length) <= bits):
         raise InvalidInput(path, f"/{shown(length)} is not a prefix length", f"give a number from 0 to {bits}")
-    width = int(length) if slash else bits
-    network = ip_network((given, width), strict=False)
-    if network.network_address.packed != given:
+    octets = (int(length) if slash else bits).to_bytes(4, sys.byteorder) + given
+    _check_prefix(octets, text, path)
+    return octets
+
+
+def _check_prefix(octets: bytes, text: str, path: str) -> None:
+    """Refuse a prefix, given as text, that is longer than its address, or has something behind its length."""
+    length, address = int.from_bytes(octets[:4], sys.byteorder), octets[4:]
+    if length > len(address) * 8:
+        raise InvalidInput(path, f"{length} is not a prefix length", f"give a number from 0 to {len(address) * 8}")
+    network = ip_network((address, length), strict=False)
+    if network.network_address.packed != address:
         raise InvalidInput(path, f"{shown(text)} has host bits set", f"write {network}")
-    return width.to_bytes(4, sys.byteorder) + given
 
 
 def _scalar(shape: Scalar, text: str, path: str) -> bytes:
