@@ -286,9 +286,20 @@ def test_a_reader_that_goes_away_is_not_an_error(run):
 
 
 def test_a_full_disk_is_one_line(run):
-    command = f"{sys.executable} -m hopline.cli.main status --run {run.directory} > /dev/full"
+    said = "hopline: write to stdout: no space left on device: what the command did stays done, only its answer is lost\n"
+    for buffered in ("", "PYTHONUNBUFFERED=1 "):
+        command = f"{buffered}{sys.executable} -m hopline.cli.main status --run {run.directory} > /dev/full"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_nobodys_fault(run, closed):
+    """What would be said there goes nowhere, and no socket or file takes its number."""
+    command = f"{sys.executable} -m hopline.cli.main status --run {run.directory} {closed}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (1, "hopline: no space left on device\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bool(done.stdout) == (closed == "2>&-")
 
 
 def test_a_terminal_gets_the_same_columns(run, tmp_path):

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from hopline import lab as labs
 from hopline.cli.main import root
 from hopline.errors import NotFound, Refused
+from hopline.host.program import keep, record
 from hopline.kernel import netns
 from hopline.lab import program
 from hopline.lab.program import TOPOLOGY, lessons
@@ -141,6 +142,7 @@ def test_redirect_connects_what_was_not_connected_and_leaves_nothing_behind():
 def test_a_page_that_says_otherwise_fails(written):
     written(
         "node# echo one\none\nleft# sleep 0.3; echo two &\nright# echo three\nfour\nleft# wait\ntwo\n"
+        "node# echo 0; exit 4\n0\nnode# echo 'hopline: no'\nhopline: no\nnode# echo 'hopline: no'; exit 1\nhopline: …\n"
         "node# false\nnode# exit 3\nright# test -t 1 && ls -l mine.bpf.c\n…mine.bpf.c\n"
     )
     out = io.StringIO()
@@ -150,7 +152,10 @@ def test_a_page_that_says_otherwise_fails(written):
     assert "✓ left# wait: two" in said
     assert "✗ right# echo three: expected four, seen three" in said
     assert "✗ node# false: expected exit code 0, seen exit code 1" in said
-    assert "3 of 6 as expected" in said
+    assert "✗ node# echo 0; exit 4: expected exit code 0, seen exit code 4: 0" in said
+    assert "✗ node# echo 'hopline: no': expected a failure, seen exit code 0: hopline: no" in said
+    assert "✓ node# echo 'hopline: no'; exit 1" in said
+    assert "4 of 9 as expected" in said
     assert remains() == []
 
 
@@ -163,15 +168,14 @@ def test_what_a_page_left_loaded_goes_with_the_namespaces(written):
     program.run("mine", keep=True, out=out)
     assert "hopline lab down" in out.getvalue()
     inode = netns.inode("hl-node")
-    keepers = sh(None, "ip netns pids hl-right").stdout.split()
+    (kept,) = netns.run_in("hl-right", record.records)
+    assert keep.runs(kept.keeper)
     assert (PINS / str(inode) / "left" / "kept").exists()
-    # the keeper alone: what ran beside the story has ended
-    assert len(keepers) == 1
+    # what ran beside the story has ended, but for the keeper, which may be elsewhere
+    assert {*sh(None, "ip netns pids hl-right").stdout.split()} <= {str(kept.keeper.pid)}
     assert sorted(labs.down()) == sorted(NAMES)
     assert remains(inode) == []
-    # it may still wait for whoever counts the dead
-    gone = Path(f"/proc/{keepers[0]}/cmdline")
-    assert not gone.exists() or gone.read_bytes() == b""
+    assert not keep.runs(kept.keeper)
 
 
 def test_a_lesson_with_devices_that_the_kernel_lacks_is_refused(written):

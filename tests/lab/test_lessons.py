@@ -206,13 +206,13 @@ def test_an_echo_is_answered_from_where_it_came(room, built, version):
     if version == 4:
         asked = frame(IP(src=CLIENT4, dst="198.51.100.1", ttl=9), ICMP(id=7, seq=1))
         reply = framed(
-            IP(src="198.51.100.1", dst=CLIENT4, ttl=9), ICMP(type=0, id=7, seq=1), MARK, dst=CLIENT, src=LEFT
+            IP(src="198.51.100.1", dst=CLIENT4, ttl=64), ICMP(type=0, id=7, seq=1), MARK, dst=CLIENT, src=LEFT
         )
         other = frame(IP(src=CLIENT4, dst="198.51.100.1"), ICMP(type=13))
     else:
         asked = frame(IPv6(src=CLIENT6, dst="2001:db8::1", hlim=9), ICMPv6EchoRequest(id=7, seq=1))
         reply = framed(
-            IPv6(src="2001:db8::1", dst=CLIENT6, hlim=9), ICMPv6EchoReply(id=7, seq=1), MARK, dst=CLIENT, src=LEFT
+            IPv6(src="2001:db8::1", dst=CLIENT6, hlim=64), ICMPv6EchoReply(id=7, seq=1), MARK, dst=CLIENT, src=LEFT
         )
         other = frame(IPv6(src=CLIENT6, dst="2001:db8::1"), ICMPv6EchoReply(id=7, seq=1))
     group = b"\x01" + asked[1:]
@@ -351,7 +351,12 @@ def test_a_vips_packets_go_through_the_tunnel_and_are_counted_by_protocol(room, 
         for port, protocol in ((53, 17), (80, 6), (0, 1)):
             one.maps["vips"].set(key(port, protocol), tunnel(room.right.index, RIGHT, SERVER))
         expected = [
-            framed(IP(src=PEER, dst=SERVER4, id=0, ttl=64, proto=4, tos=each[15]), each[14:], dst=SERVER, src=RIGHT)
+            framed(
+                IP(src=PEER, dst=SERVER4, id=0, flags="DF", ttl=64, proto=4, tos=each[15]),
+                each[14:],
+                dst=SERVER,
+                src=RIGHT,
+            )
             for each in asked
         ]
         assert crossing(room.client, asked, room.server, marked) == expected

@@ -4,15 +4,17 @@ import json
 import subprocess
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from clang import compile_bpf
-from hopline.errors import VerifierRefusal
-from hopline.host.program import load
+from hopline.errors import InvalidInput, VerifierRefusal
+from hopline.host.program import load, objects
 from hopline.kernel import bpffs, netns
 from hopline.kernel.map import Map
+from hopline.kernel.program import LWT_IN, LWT_XMIT, XDP
 from lab.loading import (
     FRAME,
     LEFT,
@@ -80,6 +82,50 @@ def test_the_hook_makes_the_type_and_a_section_that_says_it_decides(ns, made, tm
     assert loading(ns, compile_bpf(tmp_path, text)).program == "drop_everything_there"
 
 
+ALONE = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+SEC("%s") int alone(void *ctx) { return 2; }
+char _license[] SEC("license") = "GPL";
+"""
+
+
+def test_an_only_program_of_another_kind_is_loaded_only_if_it_is_named(ns, tmp_path):
+    """2 lets packets pass on a device and drops them on a route, 0 the other way round."""
+    for section, of_device, of_route in (
+        ("xdp", True, False),
+        ("lwt_xmit", False, True),
+        ("tc", False, True),
+        ("socket", False, False),
+        ("old", True, True),
+    ):
+        (tmp_path / section).mkdir()
+        file = compile_bpf(tmp_path / section, ALONE % section)
+        said = f'{file}: its only program, alone, is of SEC."{section}".'
+        for hook, fits in ((XDP, of_device), (LWT_XMIT, of_route)):
+            with nullcontext() if fits else pytest.raises(InvalidInput, match=said), objects.opened(file, hook):
+                pass
+            with objects.opened(file, hook, program="alone") as (_, loaded):
+                assert loaded.type == hook
+
+
+TAILS = """
+struct { __uint(type, BPF_MAP_TYPE_PROG_ARRAY); __uint(max_entries, 2); __uint(key_size, 4);
+         __uint(value_size, 4); } next SEC(".maps");
+SEC("xdp") int first(struct xdp_md *ctx) { bpf_tail_call(ctx, &next, 0); return XDP_PASS; }
+SEC("xdp_tail") int second(struct xdp_md *ctx) { return XDP_DROP; }
+SEC("encap") int other(struct __sk_buff *skb) { return bpf_lwt_push_encap(skb, 1, &skb, 8); }
+"""
+
+
+def test_a_program_of_unknown_kind_beside_a_tail_call_is_not_in_the_way(ns, tmp_path):
+    file = compile_bpf(tmp_path, ALONE.replace('SEC("%s") int alone(void *ctx) { return 2; }', TAILS))
+    with objects.opened(file, XDP, program="first") as (found, _):
+        assert found.program("second").type == XDP
+    with objects.opened(file, LWT_IN, program="other") as (_, loaded):
+        assert loaded.type == LWT_IN
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -113,6 +159,12 @@ def test_a_device_that_is_not_there_or_cannot(ns, made, capsys):
     said = refusal(ns, capsys, "load", "lo", made, *chosen, "--mode", "native", "--pin")
     assert said.startswith("attach xdp counted to lo: operation not supported")
     assert said.endswith("use mode generic")
+    shell(ns, f"ip link set {LEFT} mtu 9000; ip link set right mtu 9000")
+    asked = f"attach xdp counted to {LEFT}: numerical result out of range (errno 34): "
+    said = refusal(ns, capsys, "load", LEFT, made, *chosen, "--mode", "native")
+    assert said == f"{asked}veth: Peer MTU is too large to set XDP; try mode generic"
+    said = refusal(ns, capsys, "load", LEFT, made, *chosen, "--mode", "native", "--for", "9")
+    assert said == f"{asked}the driver or its settings (mtu, queues, lro) do not allow it; try mode generic"
     assert refusal(ns, capsys, "unload", LEFT).startswith(f"unload from {LEFT}: no xdp program is attached: ")
     assert refusal(ns, capsys, "unload", "gone0").startswith("interface gone0: no such device")
 
@@ -122,6 +174,9 @@ def test_files_that_are_no_objects(ns, made, tmp_path, capsys):
     nothing.write_bytes(b"")
     cut = tmp_path / "cut.o"
     cut.write_bytes(Path(made).read_bytes()[:3000])
+    turned = tmp_path / "turned.o"
+    compiler = ["clang", "-target", "bpfeb", "-g", "-O2", "-x", "c", "-c", "-", "-o", str(turned)]
+    subprocess.run(compiler, input="int p(void *ctx) { return 2; }", text=True, check=True)
     bare = tmp_path / "bare.o"
     subprocess.run(["llvm-objcopy", "--remove-section=.BTF", "--remove-section=.BTF.ext", made, str(bare)], check=True)
     for file, said in (
@@ -130,6 +185,7 @@ def test_files_that_are_no_objects(ns, made, tmp_path, capsys):
         (nothing, "no bpf object: not a 64-bit elf file"),
         (cut, "no bpf object: damaged elf file"),
         ("/bin/sh", "no bpf object: it is for another machine"),
+        (turned, "no bpf object of this machine, which is little-endian: "),
         (bare, "no btf in it"),
     ):
         assert said in refusal(ns, capsys, "load", LEFT, file, "--pin"), file

@@ -43,7 +43,7 @@ SEC("xdp") int addressed(struct xdp_md *ctx)
 { bpf_printk("TAG %pI4 %pi4 %pI6 %s %c", octets, octets, octets, "word", 'x'); return XDP_PASS; }
 SEC("xdp") int lines(struct xdp_md *ctx) { bpf_printk("TAG first\\nsecond %d\\n", LENGTH); return XDP_PASS; }
 SEC("xdp") int anything(struct xdp_md *ctx) { bpf_printk("%s", "TAG length 7 or so"); return XDP_PASS; }
-SEC("xdp") int also_lengths(struct xdp_md *ctx) { bpf_printk("TAG length %u", 1 + LENGTH); return XDP_PASS; }
+SEC("xdp") int also_prints_lengths(struct xdp_md *ctx) { bpf_printk("TAG length %u", 1 + LENGTH); return XDP_PASS; }
 char _license[] SEC("license") = "GPL";
 """
 ALL = ("lengths", "sizes", "numbered", "pointed", "addressed", "lines")
@@ -112,11 +112,11 @@ def test_a_text_of_several_lines_stays_one_and_the_end_of_a_line_is_not_of_it(fi
 
 @needs_root
 def test_every_program_that_may_have_printed_it_is_named_and_one_that_cannot_is_not(file):
-    with loaded(file, "lengths", "also_lengths", "anything", "sizes") as program, Log() as log:
+    with loaded(file, "lengths", "also_prints_lengths", "anything", "sizes") as program, Log() as log:
         program("lengths").test_run(bytes(60))
         program("anything").test_run(bytes(60))
         first, second = read(log, 2)
-    assert names(first) == {"lengths", "also_lengths", "anything"}
+    assert names(first) == {"lengths", "also_prints_lengths", "anything"}
     assert names(second) == {"anything"}
 
 
@@ -206,7 +206,7 @@ def test_nothing_is_left_of_it_not_even_of_one_that_was_killed():
 
 @needs_root
 def test_the_command_prints_lines_and_ends_well_with_ctrl_c_and_sigterm(file):
-    with loaded(file, "lengths", "also_lengths") as program:
+    with loaded(file, "lengths", "also_prints_lengths") as program:
         for options, number in (([], signal.SIGINT), (["--json"], signal.SIGTERM)):
             # where the suite runs in the background, the interrupt is ignored, and a child inherits that
             argv = ["env", "--default-signal=INT", hopline_command(), "program", "log", *options]
@@ -214,11 +214,11 @@ def test_the_command_prints_lines_and_ends_well_with_ctrl_c_and_sigterm(file):
                 line = printed_meanwhile(process, program("lengths"))
                 process.send_signal(number)
                 assert (process.wait(10), process.stderr.read()) == (0, "")
-            ids = [program(name).id for name in ("lengths", "also_lengths")]
+            ids = [program(name).id for name in ("lengths", "also_prints_lengths")]
             if options:
                 assert [one["id"] for one in json.loads(line)["programs"]] == ids
             else:
-                who = f"lengths (id {ids[0]}) or also_lengths (id {ids[1]})"
+                who = f"lengths (id {ids[0]}) or also_prints_lengths (id {ids[1]})"
                 assert line.partition("  ")[2] == f"{who}  {TAG} length 60\n"
 
 

@@ -11,6 +11,7 @@ from hopline.cli.program import map as map_command
 from hopline.errors import InvalidInput, NotFound, Refused
 from hopline.host.program import maps
 from hopline.kernel import BpfObject, Map, bpffs, netns
+from hopline.kernel.loaded import map_info
 from hopline.lab.shell import hopline_command
 from host.program_types import compiled
 from lab.loading import LEFT, SOURCE, loading, loading_room
@@ -101,6 +102,70 @@ def test_the_map_of_a_device_is_that_of_its_program(counting):
             netns.run_in(ns, found, f"{LEFT}/absent")
         with pytest.raises(NotFound, match="map right/verdicts: no xdp program on right, and no pin: load one"):
             netns.run_in(ns, found, "right/verdicts")
+
+
+LONG_NAMES = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct held { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1); __type(key, __u32); __type(value, __u32);
+            } hl_held_by_another SEC(".maps"), hl_inside SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS); __uint(max_entries, 3); __type(key, __u32);
+         __array(values, struct held); } hl_outer SEC(".maps") = { .values = { &hl_held_by_another, 0, &hl_inside } };
+struct held hl_a_long_name_of_mine SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1); __uint(key_size, 4); __uint(value_size, 4);
+       } hl_twins_of_one_kind SEC(".maps"), hl_twins_of_one_sort SEC(".maps");
+SEC("xdp") int long_names(struct xdp_md *ctx)
+{
+    __u32 zero = 0;
+
+    bpf_map_lookup_elem(&hl_twins_of_one_kind, &zero);
+    bpf_map_lookup_elem(&hl_twins_of_one_sort, &zero);
+    return bpf_map_lookup_elem(&hl_outer, &zero) && bpf_map_lookup_elem(&hl_a_long_name_of_mine, &zero) ? 1 : 2;
+}
+char _license[] SEC("license") = "GPL";
+"""
+
+
+@pytest.fixture(scope="module")
+def long_names(tmp_path_factory):
+    """A room with a program whose maps have long names on LEFT, the object, and its maps' ids."""
+    file = str(compile_bpf(tmp_path_factory.mktemp("program"), LONG_NAMES))
+    with loading_room() as ns:
+        yield ns, file, {one.name: one.id for one in loading(ns, file).maps}
+
+
+def test_maps_in_the_maps_of_a_device_are_its_too(long_names):
+    ns, _, _ = long_names
+    held = [netns.run_in(ns, found, f"{LEFT}/{name}") for name in ("hl_held_by_another", "hl_inside")]
+    assert [map_info(map_id).name for map_id in held] == ["hl_held_by_anot", "hl_inside"]
+    with pytest.raises(NotFound, match=r"hl_held_by_another .*hl_inside"):
+        netns.run_in(ns, found, f"{LEFT}/hl_held_by_anybody")
+
+
+def test_a_long_name_is_compared_whole(long_names):
+    ns, file, ids = long_names
+    for name in ("hl_a_long_name_of_mine", "hl_a_long_name_"):
+        wanted = ids["hl_a_long_name_of_mine"]
+        assert netns.run_in(ns, found, f"{LEFT}/{name}") == netns.run_in(ns, found, name) == wanted
+    with pytest.raises(NotFound, match=r"it has .*hl_a_long_name_of_mine \(id"):
+        netns.run_in(ns, found, f"{LEFT}/hl_a_long_name_of_yours")
+    with pytest.raises(NotFound, match="there is none of this name"):
+        found("hl_a_long_name_of_yours")
+    twins = sorted((ids["hl_twins_of_one_kind"], ids["hl_twins_of_one_sort"]))
+    with pytest.raises(Refused, match=f"ids {twins[0]}, {twins[1]} are called so: name one by its id$"):
+        netns.run_in(ns, found, f"{LEFT}/hl_twins_of_one_kind")
+    # our pins tell them apart
+    ids = {one.name: one.id for one in loading(ns, file, pin=True, replace=True).maps}
+    for name in ("hl_twins_of_one_kind", "hl_twins_of_one_sort"):
+        assert netns.run_in(ns, found, f"{LEFT}/{name}") == ids[name]
+
+
+def test_of_a_map_that_nothing_tells_more_of_15_characters_are_its_name():
+    with Map.create(2, LONG, 4, 8, 3) as one:
+        assert found(LONG[:15]) == one.id
+        said = f"map {LONG}: nothing tells more of such a name than {LONG[:15]}: name it so, or by its id {one.id}"
+        with pytest.raises(Refused, match=f"^{said}$"):
+            found(LONG)
 
 
 def test_a_row_says_all_of_a_map(capsys):

@@ -1,18 +1,21 @@
 """Who takes whose place on a device: modes, times that end, links and programs of others, and what is put back."""
 
+import errno
 import os
 import signal
 import socket
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from clang import compile_bpf
-from hopline.errors import KernelError, NotFound
+from hopline.errors import KernelError, NotFound, Refused
 from hopline.host.program import keep, load, pins, record
+from hopline.host.program.seat import Seat
 from hopline.host.program.show import show
-from hopline.kernel import BpfObject, XdpLink, bpffs, netns
+from hopline.kernel import BpfObject, XdpLink, attach, bpffs, netns
 from hopline.kernel.program import XDP
 from lab.loading import LEFT, SOURCE, attached, command, left_of, loading, loading_room, refusal, unloading
 from lab.netlink_room import needs_root, shell
@@ -145,12 +148,16 @@ def test_a_link_of_anothers_is_updated_and_stays_its_owners(ns, made, capsys):
 
 
 def test_a_name_is_meant_whole(ns, made, capsys):
-    """The kernel has 15 characters of it: enough to name the program, and another that begins so is not meant."""
+    """The kernel has 15 characters of it: enough to name the program, and another that begins so is not meant.
+
+    What we loaded is called by its whole name, also where it is in the way.
+    """
     for name in ("drop_everything_there", "drop_everything"):
         done = loading(ns, made, program="drop_everything_there")
         said = refusal(ns, capsys, "unload", LEFT, "--program", "drop_everything_here")
-        known = f"id {done.id}, drop_everything"
+        known = f"id {done.id}, drop_everything_there"
         assert said == f"unload from {LEFT}: drop_everything_here is not there, but {known}: name that"
+        assert f"another program ({known}) is attached" in refusal(ns, capsys, "load", LEFT, made)
         assert unloading(ns, program=name)[0].id == done.id
 
 
@@ -178,11 +185,71 @@ def test_what_others_put_in_our_place_is_theirs(ns, made, unpinned, capsys):
     shell(ns, f"ip link set dev {LEFT} xdp off; ip -force link set dev {LEFT} xdpgeneric obj {unpinned} sec xdp_drop")
     theirs = attached(ns)
     assert theirs.program_id != ours.id
+    code, out, err = command(ns, "unload", LEFT)
+    known = f"id {theirs.program_id}, drop_everything_there"
+    assert (code, err) == (0, f"hopline: warning: another's program ({known}) is attached to {LEFT} and stays\n")
+    assert out == f"{LEFT}: counted (id {ours.id}) was not attached any more: what was left of it is removed\n"
+    assert attached(ns).program_id == theirs.program_id
+    assert left_of(ns) == []
     assert refusal(ns, capsys, "unload", LEFT).startswith(f"unload from {LEFT}: hopline did not load what is attached")
     assert unloading(ns, program="drop_everything_there") == [
         load.Unloaded(LEFT, "drop_everything_there", theirs.program_id, "generic", True)
     ]
-    assert left_of(ns) == [], "our pins have no program any more"
+
+
+def test_what_is_left_of_one_program_does_not_go_by_anothers_name(ns, made, capsys):
+    done = loading(ns, made, program="counted", pin=True)
+    shell(ns, f"ip link set dev {LEFT} xdp off")
+    left = f"what is left of counted (id {done.id}) goes without a name"
+    for words, what in ((("--program", "nope"), "nope"), (("--id", str(done.id + 1)), f"program id {done.id + 1}")):
+        said = refusal(ns, capsys, "unload", LEFT, *words)
+        assert said == f"unload from {LEFT}: {what} is not attached: {left}"
+    assert unloading(ns, program="counted", id=done.id) == [load.Unloaded(LEFT, "counted", done.id, "native", False)]
+    assert left_of(ns) == []
+
+
+def test_a_load_without_pins_tells_that_those_before_are_gone(ns, made):
+    loading(ns, made, program="counted", pin=True)
+    done = loading(ns, made, program="counted", replace=True)
+    assert done.notes == ["the pins of the program before were removed: load with --pin to have new ones"]
+    assert loading(ns, made, program="counted", replace=True).notes == []
+
+
+def test_of_several_that_go_those_before_a_refusal_leave_nothing(ns, made, monkeypatch):
+    """A device that runs a program itself may have another beside it."""
+    done = loading(ns, made, program="counted", pin=True)
+    vacate = Seat.vacate
+    came = []
+
+    def once(self, *named):
+        came.append(self)
+        if len(came) > 1:
+            raise Refused("the second stays")
+        vacate(self, *named)
+        attach.attach(self.program, self.ifindex)
+
+    monkeypatch.setattr(Seat, "vacate", once)
+    with pytest.raises(Refused, match="the second stays"):
+        unloading(ns, everything=True)
+    assert left_of(ns) == []
+    monkeypatch.undo()
+    assert unloading(ns, everything=True)[0].id == done.id
+
+
+def test_pins_that_cannot_be_put_in_place_leave_those_before(ns, made, monkeypatch):
+    loading(ns, made, program="counted", pin=True)
+    before = left_of(ns)
+    rename = Path.rename
+
+    def fail(self, target):
+        if "before" not in str(target) and "before" not in str(self):
+            raise OSError(errno.ENOSPC, "no room")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(KernelError, match="no space left on device"):
+        loading(ns, made, program="drop_everything_there", pin=True, replace=True)
+    assert sorted(left_of(ns)) == sorted(before)
 
 
 def test_what_is_left_of_ours_is_removed(ns, made):

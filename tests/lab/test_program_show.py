@@ -1,5 +1,6 @@
 """`hopline program show`: programs on devices and routes, ours and others', and those that are only loaded."""
 
+import errno
 import json
 import socket
 import time
@@ -10,11 +11,12 @@ import pytest
 
 from clang import compile_bpf
 from hopline.cli import main as cli
-from hopline.errors import NotFound
+from hopline.errors import KernelError, NotFound
 from hopline.host.program import load
 from hopline.host.program.show import show
 from hopline.kernel import BpfObject, netns
-from hopline.kernel.program import XDP
+from hopline.kernel.link import Attached
+from hopline.kernel.program import XDP, Program
 from lab.net import send_frames
 from lab.netlink_room import needs_root, room, shell
 
@@ -114,6 +116,23 @@ def test_what_a_person_and_a_program_read(ns, made, capsys):
     assert [(row["mode"], row["ours"]) for row in rows if row["device"] == "left"] == [("native", True)]
     assert netns.run_in(ns, cli.main, ["program", "show", "right"]) == 0
     assert capsys.readouterr().out == "no program is on right\n"
+
+
+def test_what_only_root_is_told_is_missed(ns, made, capsys, monkeypatch):
+    done = netns.run_in(ns, load.load, "left", made)
+
+    def refuse(_):
+        raise KernelError("open program", errno.EPERM)
+
+    with monkeypatch.context() as others:
+        others.setattr("hopline.host.program.show.query", lambda _: Attached("native", done.id, "", "", None))
+        others.setattr(Program, "from_id", refuse)
+        assert netns.run_in(ns, cli.main, ["program", "show", "left", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [(row["id"], row["name"]) for row in json.loads(out)] == [(done.id, "")]
+    assert err.startswith("hopline: warning: what is attached has a name")
+    assert netns.run_in(ns, cli.main, ["program", "show", "left"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_program_of_a_link_names_it(ns, made):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from clang import compile_bpf
@@ -118,6 +119,7 @@ def test_packets_and_bytes_are_counted_by_verdict_and_rates_are_of_the_interval(
     assert dropped.pps == pytest.approx(3 / second.interval_s, rel=1e-3)
     assert dropped.mbit_s == pytest.approx(3000 * 8 / 1e6 / second.interval_s, rel=1e-2)
     assert (second.program, second.mode, second.map) == ("counts", "native", "anything")
+    assert (second.packets_field, second.bytes_field) == ("rx_packets", "rx_bytes")
     assert abs(second.when - time.time()) < 5
 
 
@@ -227,28 +229,35 @@ def test_a_device_that_vanishes_ends_it(ns, file):
 # which map counts by action: its declaration, and the fields that are taken for packets and bytes, or None
 U64, PAIR = "__u64", "struct { __u64 packets, bytes; }"
 SHAPES = {
-    "packets and bytes": (f"PERCPU_ARRAY, 5, {PAIR}", ("packets", "bytes")),
-    "bytes first": ("PERCPU_ARRAY, 5, struct { __u64 total_bytes; __u64 seen; }", ("seen", "total_bytes")),
-    "packets alone": (f"PERCPU_ARRAY, 5, {U64}", ("", None)),
-    "three fields": ("PERCPU_ARRAY, 5, struct { __u64 n; __u64 errors; __u64 ByteCount; }", ("n", "ByteCount")),
-    "one array for all cpus": (f"ARRAY, 5, {PAIR}", ("packets", "bytes")),
-    "five numbers that may be anything": (f"ARRAY, 5, {U64}", None),
-    "five pairs that may be anything": ("ARRAY, 5, struct { __u64 low, high; }", None),
-    "other keys": (f"PERCPU_ARRAY, 9, {PAIR}", None),
-    "no u64": ("PERCPU_ARRAY, 5, struct { __u32 packets; __u32 bytes; }", None),
-    "a hash": (f"PERCPU_HASH, 5, {PAIR}", None),
+    "packets and bytes": (f"PERCPU_ARRAY, 5, __u32, {PAIR}", ("packets", "bytes")),
+    "bytes first": ("PERCPU_ARRAY, 5, __u32, struct { __u64 total_bytes; __u64 seen; }", ("seen", "total_bytes")),
+    "packets alone": (f"PERCPU_ARRAY, 5, __u32, {U64}", ("", None)),
+    "one array for all cpus": (f"ARRAY, 5, __u32, {PAIR}", ("packets", "bytes")),
+    "five numbers that may be anything": (f"ARRAY, 5, __u32, {U64}", None),
+    "five pairs that may be anything": ("ARRAY, 5, __u32, struct { __u64 low, high; }", None),
+    "other keys": (f"PERCPU_ARRAY, 9, __u32, {PAIR}", None),
+    "a hash": (f"PERCPU_HASH, 5, __u32, {PAIR}", None),
+    "room for more actions": (f"PERCPU_ARRAY, 8, __u32, {PAIR}", ("packets", "bytes")),
+    "eight numbers that may be anything": (f"PERCPU_ARRAY, 8, __u32, {U64}", None),
+    "keys that are actions": (f"ARRAY, 16, enum xdp_action, {U64}", ("", None)),
+    "u32": ("PERCPU_ARRAY, 5, __u32, struct { __u32 packets; __u32 bytes; }", ("packets", "bytes")),
+    "padding": (
+        f"PERCPU_ARRAY, 6, __u32, struct {{ {U64} rx_packets, pad[6], rx_bytes; }}",
+        ("rx_packets", "rx_bytes"),
+    ),
+    "nothing told": (f"PERCPU_ARRAY, 5, __u32, struct {{ {U64} low, middle, high; }}", None),
 }
 SHAPED = """
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
-#define MAP(kind, entries, ...) \\
-struct { __uint(type, BPF_MAP_TYPE_##kind); __uint(max_entries, entries); __type(key, __u32); \\
+#define MAP(kind, entries, index, ...) \\
+struct { __uint(type, BPF_MAP_TYPE_##kind); __uint(max_entries, entries); __type(key, index); \\
 __type(value, __typeof__(__VA_ARGS__)); }
 MAP(%s) first SEC(".maps");
 MAP(%s) second SEC(".maps");
 SEC("xdp") int counts(struct xdp_md *ctx)
 {
-    __u32 key = XDP_PASS;
+    enum xdp_action key = XDP_PASS;
     return bpf_map_lookup_elem(&first, &key) || bpf_map_lookup_elem(&second, &key) ? XDP_DROP : XDP_PASS;
 }
 char _license[] SEC("license") = "GPL";
@@ -258,23 +267,64 @@ char _license[] SEC("license") = "GPL";
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_map_that_counts_by_action_is_found_by_its_types(tmp_path, shape):
     declared, fields = SHAPES[shape]
-    with loaded(compile_bpf(tmp_path, SHAPED % (f"HASH, 5, {PAIR}", declared))) as program:
+    with loaded(compile_bpf(tmp_path, SHAPED % (f"HASH, 5, __u32, {PAIR}", declared))) as program:
         found = stats.find_counters(program.id)
         assert (found and (found.map.name, found.packets, found.bytes)) == (fields and ("second", *fields))
 
 
 def test_of_two_that_count_the_one_with_bytes_is_taken(tmp_path):
     for order in ((U64, PAIR), (PAIR, U64)):
-        text = SHAPED % tuple(f"PERCPU_ARRAY, 5, {value}" for value in order)
+        text = SHAPED % tuple(f"PERCPU_ARRAY, 5, __u32, {value}" for value in order)
         with loaded(compile_bpf(tmp_path, text)) as program:
             assert stats.find_counters(program.id).map.name == ("first", "second")[order.index(PAIR)]
+
+
+def test_one_whose_key_is_an_action_is_taken_before_another(tmp_path):
+    text = SHAPED % (f"PERCPU_ARRAY, 5, __u32, {PAIR}", f"PERCPU_ARRAY, 8, enum xdp_action, {U64}")
+    with loaded(compile_bpf(tmp_path, text)) as program:
+        assert stats.find_counters(program.id).map.name == "second"
+
+
+def test_counters_by_an_action_beyond_the_last_are_left_out_and_names_are_whole(ns, tmp_path):
+    text = SOURCE.replace("max_entries, 5", "max_entries, 6").replace("key, __u32", "key, enum xdp_action")
+    text = text.replace("anything", "counted_by_xdp_action").replace("counts", "counts_what_it_decides")
+    name = "counts_what_it_decides"
+    with attached(ns, compile_bpf(tmp_path, text), name), reading(ns) as sample:
+        send(ns, DROP, 60, 3)
+        send(ns, 5, 60, 2)
+        found = sample()
+    assert (found.program, found.map, counted(found)) == (name, "counted_by_xdp_action", {"XDP_DROP": (3, 180)})
+
+
+@pytest.mark.rootless
+@pytest.mark.parametrize(
+    ("names", "packets", "in_bytes"),
+    [
+        ("latency_ns packets bytes", "packets", "bytes"),
+        ("octets frames", "frames", "octets"),
+        ("pkts len", "pkts", "len"),
+        ("drop_packets packet_bytes rx_packets", "rx_packets", "packet_bytes"),
+        ("errors byte_count count", "count", "byte_count"),
+        ("n errors ByteCount", None, "ByteCount"),
+        ("latency_ns total_len", None, "total_len"),
+        ("first other", "first", None),
+        ("one two three", None, None),
+    ],
+)
+def test_fields_are_taken_by_their_names(names, packets, in_bytes):
+    value = np.dtype([(name, "u8") for name in names.split()])
+    assert stats.fields_of(value)[:2] == (packets, in_bytes)
+    narrow = np.dtype([(name, "u4") for name in names.split()])
+    # of u32 the names alone tell
+    assert stats.fields_of(narrow)[0] == (None if packets == "first" else packets)
 
 
 # the command itself
 
 
 def command(ns, *arguments) -> list[str]:
-    return enter(ns, [hopline_command(), "program", "stats", "v0", *arguments])
+    # where the suite runs in the background, the interrupt is ignored, and a child inherits that
+    return enter(ns, ["env", "--default-signal=INT", hopline_command(), "program", "stats", "v0", *arguments])
 
 
 def test_the_command_prints_a_line_of_json_a_reading_and_ends_well_with_ctrl_c(ns, file):
@@ -291,6 +341,18 @@ def test_the_command_prints_a_line_of_json_a_reading_and_ends_well_with_ctrl_c(n
     dropped = last["verdicts"][DROP]
     assert (dropped["verdict"], dropped["packets"], dropped["bytes"]) == ("XDP_DROP", 8, 800)
     assert dropped["pps"] > 8
+
+
+def test_it_ends_well_where_nobody_reads_on_and_where_nobody_ever_did(ns, file):
+    with attached(ns, file):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command(ns, "--interval", "0.1"), **pipes) as process:
+            assert json.loads(process.stdout.readline())["program"] == "counts"
+            process.stdout.close()
+            assert (process.wait(10), process.stderr.read()) == (0, "")
+        closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command(ns, "--once", "--interval", "0.1")]
+        done = subprocess.run(closed, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_on_a_terminal_it_is_a_table(ns, file):

@@ -5,15 +5,19 @@ import os
 import socket
 import struct
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clang import compile_bpf
 from hopline.cli import main as cli
-from hopline.errors import HoplineError, InvalidInput, NotFound, Refused
+from hopline.errors import HoplineError, InvalidInput, KernelError, NotFound, Refused
 from hopline.host.program.table import Table
 from hopline.kernel import BpfObject, Map, netns
+from hopline.kernel.program import SCHED_CLS, XDP
 from host.program_types import compiled
+from lab.loading import SOURCE
 from lab.net import missing_tools
 from lab.netlink_room import needs_root, room
 
@@ -220,8 +224,88 @@ def test_maps_in_maps_are_named_as_maps_are(ids):
         assert table.get(["01", "00", "00", "00"]).text() == f"{ids['hl_inner']}\n"
         table.delete(["01000000"])
         assert dumped(ids["hl_outer"]) == held
-        with pytest.raises(HoplineError, match="the kernel does not take this value in this map"):
+        with pytest.raises(HoplineError, match="give a map of the type and sizes that it is for"):
             table.set(["01000000", ids["hl_numbers"]])
+
+
+def test_a_prefix_is_asked_for_by_its_fields_too(run, ids):
+    name = ids["hl_prefixes"]
+    assert run("set", name, "prefixlen=16", "data=10.1.0.0", "packets=3") == (0, "", "")
+    assert run("get", name, "data=10.1.0.0", "prefixlen=16") == (0, "packets=3 bytes=0\n", "")
+    assert run("dump", name) == (0, "10.1.0.0/16  packets=3 bytes=0\n", "")
+    assert run("del", name, "prefixlen=16", "data=10.1.0.0")[0] == 0
+
+
+def test_a_trie_without_btf_takes_hex(run):
+    with Map.create(11, "hl_trie", 8, 1, 8, 1) as trie:
+        name, octets = str(trie.id), ["10", "00", "00", "00", "0a", "01", "00", "00"]
+        assert run("set", name, *octets, "ff") == (0, "", "")
+        assert run("get", name, "".join(octets)) == (0, "ff\n", "")
+        assert run("dump", name) == (0, "10.1.0.0/16  ff\n", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "said"),
+    [
+        (16, ["0", "99999"], r"errno 75\): give a queue of 0 to 16384 packets"),
+        (16, ["absent", "8"], r"errno 19\): give a cpu that this host may have: see /sys/devices/system/cpu/possible"),
+        (14, ["0", "4294967295"], r"errno 22\): give a device of the namespace that the map was made in"),
+    ],
+)
+def test_what_a_type_of_map_takes_is_said(kind, words, said):
+    absent = int(Path("/sys/devices/system/cpu/possible").read_text().rpartition("-")[2]) + 1
+    words = [str(absent) if word == "absent" else word for word in words]
+    with (
+        Map.create(kind, "hl_kind", 4, 4, absent + 1) as made,
+        Table(str(made.id)) as table,
+        pytest.raises(KernelError, match=said),
+    ):
+        table.set(words)
+
+
+def test_programs_that_a_map_does_not_take(ids):
+    with BpfObject.open(compiled()) as other, Table(ids["hl_calls"]) as table:
+        other.only("hl_other")
+        other.set_type("hl_other", SCHED_CLS)
+        other.load()
+        with (
+            other.program("hl_other") as program,
+            pytest.raises(KernelError, match=r": give a program of the type, and"),
+        ):
+            table.set(["0", str(program.id)])
+        with pytest.raises(NotFound, match="program 4294967295: there is no such id: `hopline program show` lists all"):
+            table.set(["0", "4294967295"])
+
+
+def test_a_long_name_of_a_program_is_compared_whole(ids, tmp_path):
+    source = '__attribute__((section("xdp"))) int hl_called_by_a_long_name(void *ctx) { return 2; }'
+    with BpfObject.open(compile_bpf(tmp_path, source)) as called, Table(ids["hl_calls"]) as table:
+        called.load()
+        table.set(["0", "hl_called_by_a_long_name"])
+        table.delete(["0"])
+        with pytest.raises(
+            NotFound, match="program hl_called_by_a_slip: not loaded, but hl_called_by_a_long_name is: "
+        ):
+            table.set(["0", "hl_called_by_a_slip"])
+
+
+def test_an_array_that_counts_by_action_is_asked_for_actions(run, tmp_path):
+    with BpfObject.open(compile_bpf(tmp_path, SOURCE)) as counting:
+        counting.only("counted")
+        counting.set_type("counted", XDP)
+        counting.load()
+        with counting.map("verdicts") as verdicts, counting.map("unused") as unused:
+            assert run("set", str(verdicts.id), "XDP_DROP", "packets=4") == (0, "", "")
+            assert verdicts.sums()["packets"].tolist() == [0, 4 * verdicts.ncpu, 0, 0, 0]
+            assert run("get", str(verdicts.id), "XDP_DROP") == run("get", str(verdicts.id), "1")
+            err = run("get", str(verdicts.id), "XDP_ACCEPT")[2]
+            assert err.endswith(
+                "write a number from 0 to 4294967295, or one of XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT\n"
+            )
+            assert (
+                run("get", str(unused.id), "XDP_DROP")[2]
+                == "hopline: key: XDP_DROP is not a whole number: write a number from 0 to 4294967295\n"
+            )
 
 
 def test_elements_of_an_array_are_set_one_by_one(run, ids):

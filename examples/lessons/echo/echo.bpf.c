@@ -38,6 +38,7 @@ static __always_inline int echo4(struct ethhdr *ethernet, void *data_end)
 {
 	struct iphdr *ip = (void *)(ethernet + 1);
 	struct icmphdr *icmp = (void *)(ip + 1);
+	__be16 *ttl = (void *)&ip->ttl, before; /* and the protocol, in one word */
 	__be32 sender;
 
 	/* an echo in fragments, or with options, is the kernel's */
@@ -46,7 +47,11 @@ static __always_inline int echo4(struct ethhdr *ethernet, void *data_end)
 		return XDP_PASS;
 	icmp->type = ICMP_ECHOREPLY;
 	icmp->checksum = corrected(icmp->checksum, FIRST_WORD(ICMP_ECHO), FIRST_WORD(ICMP_ECHOREPLY));
-	/* a sum does not mind that two of its terms change places, so the IP header's checksum stays */
+	/* what is left of the request's TTL may be too little for the way back */
+	before = *ttl;
+	ip->ttl = IPDEFTTL;
+	ip->check = corrected(ip->check, before, *ttl);
+	/* a sum does not mind that two of its terms change places */
 	sender = ip->saddr;
 	ip->saddr = ip->daddr;
 	ip->daddr = sender;
@@ -65,6 +70,7 @@ static __always_inline int echo6(struct ethhdr *ethernet, void *data_end)
 	icmp->icmp6_type = ICMPV6_ECHO_REPLY;
 	icmp->icmp6_cksum =
 		corrected(icmp->icmp6_cksum, FIRST_WORD(ICMPV6_ECHO_REQUEST), FIRST_WORD(ICMPV6_ECHO_REPLY));
+	ip->hop_limit = IPDEFTTL;
 	sender = ip->saddr;
 	ip->saddr = ip->daddr;
 	ip->daddr = sender;

@@ -7,6 +7,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#define IPV4_DO_NOT_FRAGMENT 0x4000
 #define IPV4_MORE_FRAGMENTS_AND_OFFSET 0x3fff
 
 typedef __be32 ip4_t;
@@ -44,16 +45,12 @@ struct {
 	__type(value, __u64);
 } protocols SEC(".maps");
 
-static __always_inline __sum16 checksum(const struct iphdr *ip)
+static __always_inline __sum16 checksum(struct iphdr *ip)
 {
-	const __u16 *word = (const void *)ip;
-	__u32 sum = 0;
+	__u32 sum = bpf_csum_diff(NULL, 0, (__be32 *)ip, sizeof(*ip), 0);
 
-	for (unsigned int i = 0; i < sizeof(*ip) / 2; i++)
-		sum += word[i];
 	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
+	return ~(sum + (sum >> 16));
 }
 
 /* What the packet asks for; a later fragment has no ports, so one in fragments asks for nothing. */
@@ -93,6 +90,8 @@ int vip(struct xdp_md *ctx)
 	outer.ihl = 5;
 	outer.tos = ip->tos;
 	outer.tot_len = bpf_htons(bpf_ntohs(ip->tot_len) + sizeof(outer));
+	/* two packets of one id are one to who puts fragments together: so there are none on the way (RFC 6864) */
+	outer.frag_off = bpf_htons(IPV4_DO_NOT_FRAGMENT);
 	outer.ttl = IPDEFTTL;
 	outer.protocol = IPPROTO_IPIP;
 	outer.saddr = tunnel->source;

@@ -106,7 +106,7 @@ def _told(error: BaseException, code: int) -> int:
         output.give_up()
         return code
     if isinstance(error, OSError):
-        if output.is_stuck():
+        if output.is_stuck(error):
             output.give_up()
             done = "what the command did stays done, only its answer is lost"
             return _say(f"write to stdout: {os.strerror(error.errno or 0).lower()}: {done}", code)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -25,13 +26,15 @@ def open_closed() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
 
 
-def is_stuck() -> bool:
-    """Whether stdout does not take what was written to it."""
+def is_stuck(error: OSError) -> bool:
+    """Whether it came of stdout, which does not take what was written to it."""
     try:
         sys.stdout.flush()
     except OSError:
         return True
-    return False
+    # without a buffer nothing waits to be flushed
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and frames[-1][0].f_code is click.echo.__code__
 
 
 def give_up() -> None:

@@ -8,7 +8,7 @@ import errno
 from typing import Literal, get_args
 
 from hopline.kernel._libbpf import lib
-from hopline.kernel.handle import check
+from hopline.kernel.handle import check, last_message
 from hopline.kernel.link import FLAGS, NOT_THE_DRIVER, Attached, interface_name, refusal
 from hopline.kernel.program import Program
 
@@ -28,16 +28,16 @@ def attach(program: Program, ifindex: int, mode: Mode = "auto") -> Mode:
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode}: give one of {', '.join(MODES)}")
-    result = 0
+    result, said = 0, ""
     attempts: tuple[Mode, ...] = ("native", "generic") if mode == "auto" else (mode,)
     for attempt in attempts:
         result = lib.hl_xdp_attach(ifindex, program.fd, FLAGS[HOOKS[attempt]] | UPDATE_IF_NOEXIST)
-        lib.hl_message_clear()
+        said = last_message().removeprefix("Kernel error message: ")
         if result >= 0:
             return attempt
         if -result in NOT_THE_DRIVER:
             break
-    raise refusal(f"attach xdp {program.name} to {interface_name(ifindex)}", -result, ifindex, mode)
+    raise refusal(f"attach xdp {program.name} to {interface_name(ifindex)}", -result, ifindex, mode, said)
 
 
 def replace(program: Program, ifindex: int, old: Program, mode: Mode) -> bool:

@@ -56,12 +56,8 @@ def _outer_process() -> int:
     `ip netns exec` mounts a fresh /sys in a mount namespace of its own; those who started it see the real one.
     In a sandbox PID 1 may be out of reach for root, too.
     """
-    ancestors, pid = [1], os.getpid()
-    while pid > 1:
-        ancestors.insert(1, pid)
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     ours = os.stat("/proc/self/ns/mnt").st_ino
-    for pid in ancestors:
+    for pid in netns.lineage():
         try:
             return pid if os.stat(f"/proc/{pid}/ns/mnt").st_ino != ours else 0
         except OSError:

@@ -206,8 +206,11 @@ def _link_info(fd: int) -> tuple[int, int, int, int]:
     return link_id, kind, program_id, ifindex
 
 
-def refusal(asked: str, number: int, ifindex: int, mode: str) -> KernelError | Refused:
-    """What to raise when attaching in `mode` failed with the errno `number`: Refused where another program is there."""
+def refusal(asked: str, number: int, ifindex: int, mode: str, said: str = "") -> KernelError | Refused:
+    """What to raise when attaching in `mode` failed with the errno `number`: Refused where another program is there.
+
+    `said` is what the driver said to it.
+    """
     there = None
     if number in (errno.EBUSY, errno.EEXIST):
         there = query(ifindex)
@@ -221,8 +224,13 @@ def refusal(asked: str, number: int, ifindex: int, mode: str) -> KernelError | R
             "offload": "the device runs no programs itself; use mode native or generic",
         }.get(mode, ""),
         errno.EINVAL: "the driver or its settings (mtu, queues, lro) do not allow it; try mode generic",
+        errno.ERANGE: "the driver or its settings (mtu, queues, lro) do not allow it; try mode generic",
     }
-    return KernelError(asked, portable(number), hints.get(number, "try mode generic" if mode == "native" else ""))
+    if said and number not in (errno.ENODEV, errno.EPERM, errno.EOPNOTSUPP):
+        todo = f"{said}; try mode generic" if mode == "native" else said
+    else:
+        todo = hints.get(number, "try mode generic" if mode == "native" else "")
+    return KernelError(asked, portable(number), todo)
 
 
 def interface_name(ifindex: int) -> str:

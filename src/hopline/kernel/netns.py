@@ -9,11 +9,11 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from hopline.errors import InvalidInput, KernelError, NotFound
+from hopline.errors import HoplineError, InvalidInput, KernelError, NotFound
 from hopline.kernel._libbpf import lib
 from hopline.kernel.handle import check
 
@@ -96,6 +96,32 @@ def _enter(namespace: str | int | Path) -> None:
         check(lib.hl_setns(fd, CLONE_NEWNET), f"enter network namespace {namespace}")
     finally:
         os.close(fd)
+
+
+def lineage() -> list[int]:
+    """PID 1, the ancestors of this process from the oldest on, and itself."""
+    found, pid = [1], os.getpid()
+    while pid > 1:
+        found.insert(1, pid)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return found
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """The calling thread acts in the host's namespace until the block ends, for what must not hold its own.
+
+    That is the one of PID 1, or of the oldest ancestor whose namespace may be entered: in a sandbox PID 1 may be out of
+    reach for root, too. In that of this process it stays.
+    """
+    with ExitStack() as stack:
+        for pid in lineage():
+            try:
+                stack.enter_context(inside(pid))
+            except HoplineError:
+                continue
+            break
+        yield
 
 
 def run_in(namespace: str | int | Path, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -25,6 +25,8 @@ def show(dev: str | None, as_json: bool) -> None:
     from hopline.host.program.show import show as show_programs
 
     rows = show_programs(dev)
+    if any(row.device and row.name == "" for row in rows):
+        output.warn(["what is attached has a name, an owner and more, which only root is told: do this as root"])
     if as_json:
         output.json(rows)
     elif rows:
@@ -49,6 +51,8 @@ def _by(row: "Shown") -> str | None:
     """Return who loaded it, as far as is known."""
     if row.instance:
         return f"instance {row.instance}"
+    if row.late:
+        return f"hopline, {row.late}: unload it"
     if row.until is not None:
         from hopline.host.program.record import clock
 

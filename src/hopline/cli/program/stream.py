@@ -7,10 +7,12 @@ from typing import Any, NoReturn
 
 import click
 
+from hopline.cli import output
+
 
 @contextmanager
 def until_stopped() -> Iterator[None]:
-    """Around what runs on: Ctrl-C ends it well, and so do SIGTERM and a terminal that is closed."""
+    """Around what runs on: Ctrl-C ends it well, and so do SIGTERM, a terminal that is closed and a reader that goes."""
 
     def stop(*_: object) -> NoReturn:
         raise KeyboardInterrupt
@@ -20,6 +22,8 @@ def until_stopped() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         pass
+    except BrokenPipeError:
+        output.give_up()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -11,7 +11,14 @@ from hopline.kernel.link import query
 
 
 def follow() -> None:
-    """Give what is on record the names that its devices have now; drop what a dead namespace left. Under locked()."""
+    """Give what is on record the names that its devices have now; drop what a dead namespace left.
+
+    What keepers of routes that were killed left undone is done. Under record.locked().
+    """
+    if any(found.hook != XDP_HOOK for found in record.records()):
+        from hopline.host.program import routes
+
+        routes.finish()
     with uninterrupted():
         for gone in record.dead():
             pins.remove_all(gone.place)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hopline.host.program.record import clock
-from hopline.kernel.netlink.encap import Hook, NewHook, Route
+from hopline.kernel.netlink.encap import Hook, NewHook, NextHop, Route
 from hopline.kernel.netlink.wire import name_of
 from hopline.kernel.program import Program
 
@@ -64,19 +64,30 @@ def reopened(stack: ExitStack, hooks: Sequence[Hook], headroom: int, kept: bool)
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A next hop: `via` None where it is on link, `dev` None where it leads nowhere."""
+
+    dev: str | None
+    via: str | None
+
+    def __str__(self) -> str:
+        return " ".join([*(["via", self.via] if self.via else []), *(["dev", self.dev] if self.dev else [])])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnRoute:
     """A program on a route. `dev` and `via` are those of the first of `next_hops`.
 
     `name` is the kernel's, `program` the function's where we loaded it; `id` and `headroom` are None where only who
-    loaded it knows them. `until`, in seconds of the epoch, is when it goes by itself.
+    loaded it knows them. `until`, in seconds of the epoch, is when it goes by itself; `late`, why it does not.
     """
 
     route: str
     table: str
     dev: str | None
     via: str | None
-    next_hops: int
+    next_hops: tuple[Way, ...]
     metric: int
     hook: str
     program: str
@@ -86,6 +97,7 @@ class OnRoute:
     ours: bool
     kept: bool
     until: float | None = None
+    late: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,21 +114,34 @@ class LoadedOnRoute(OnRoute):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenOffRoute(OnRoute):
-    """What unload did; `stays`: the route is there without it."""
+    """What unload did; `stays`: the route is there without it, and without `lost`, next hops whose device is down."""
 
     stays: bool
+    lost: tuple[Way, ...] = ()
+
+
+def way(hop: NextHop) -> Way:
+    """How a next hop is told."""
+    return Way(name_of(hop.index) if hop.index else None, hop.via)
+
+
+def without(lost: Sequence[Way]) -> str:
+    """What is to be said of next hops that a route could not keep."""
+    if not lost:
+        return ""
+    return f"without {' and '.join(map(str, lost))}, which is down: add it again when it is up"
 
 
 def described(route: Route, hook: Hook) -> dict[str, Any]:
     """The fields of OnRoute."""
     identity = identity_of(hook)
-    hop = route.hops[0]
+    hops = tuple(map(way, route.hops))
     return {
         "route": route.to.removesuffix("/128" if route.family == 6 else "/32"),
         "table": _TABLES.get(route.table, str(route.table)),
-        "dev": name_of(hop.index) if hop.index else None,
-        "via": hop.via,
-        "next_hops": len(route.hops),
+        "dev": hops[0].dev,
+        "via": hops[0].via,
+        "next_hops": hops,
         "metric": route.metric,
         "hook": hook.kind,
         "program": identity.function if identity else hook.name,
@@ -130,14 +155,14 @@ def described(route: Route, hook: Hook) -> dict[str, Any]:
 
 def sentence(done: LoadedOnRoute | TakenOffRoute) -> str:
     """What was done, in a line."""
-    way = f" via {done.via}" if done.via else ""
-    way += f" dev {done.dev}" if done.dev else ""
+    leads = " and".join(f" {hop}" for hop in done.next_hops if str(hop))
     known = f"{done.program} (id {done.id})" if done.id else done.program
     if isinstance(done, TakenOffRoute):
         after = "stays" if done.stays else "went with it"
-        return f"route {done.route}{way}: {known} detached from {done.hook}; the route {after}"
+        after += f" {without(done.lost)}" if done.lost else ""
+        return f"route {done.route}{leads}: {known} detached from {done.hook}; the route {after}"
     headroom = f", headroom {done.headroom}" if done.headroom else ""
     instead = f", instead of {' and '.join(done.replaced)}" if done.replaced else ""
     until = "" if done.until is None else f", until {clock(done.until)}"
     before = "is new" if done.made else "was there"
-    return f"route {done.route}{way}: {known} attached at {done.hook}{headroom}{instead}{until}; the route {before}"
+    return f"route {done.route}{leads}: {known} attached at {done.hook}{headroom}{instead}{until}; the route {before}"

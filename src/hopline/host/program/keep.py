@@ -1,7 +1,7 @@
 """The keeper: a small process that ends a program's time, whatever became of the command that loaded it.
 
 On a device it holds the only descriptor of the program's link: when the time is over, or the keeper dies, the kernel
-detaches the program. It lives in the namespace of PID 1, so that the device's can go before it. On a route it takes the
+detaches the program. It lives in the host's namespace, so that the device's can go before it. On a route it takes the
 program off when the time is over, or on SIGTERM or SIGHUP.
 
     python -m hopline.host.program.keep DEADLINE RECORD {LINK | ROUTE HOOK PROGRAM-ID}
@@ -16,11 +16,9 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hopline.errors import HoplineError
 from hopline.host.program.signals import ENDS
 
 if TYPE_CHECKING:
@@ -37,10 +35,7 @@ def start_link(link: "XdpLink", place: str, seconds: float) -> "Keeper":
     from hopline.kernel import netns
 
     path = path_of(place)
-    with ExitStack() as stack:
-        # in a sandbox it may be out of reach: then the keeper stays in ours
-        with contextlib.suppress(HoplineError):
-            stack.enter_context(netns.inside(1))
+    with netns.outside():
         return _start(seconds, path, [str(link.fd)], (link.fd,))
 
 
@@ -116,7 +111,7 @@ def main(arguments: list[str]) -> None:
         from hopline.host.program import routes
 
         route, hook, program_id = arguments[2:]
-        routes.release(route, hook, int(program_id))
+        routes.leave(route, hook, int(program_id))
     else:
         os.close(int(arguments[2]))
     _forget(path)

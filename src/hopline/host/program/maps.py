@@ -1,23 +1,26 @@
 """The maps of this host: found by pin, id or name, and listed with what they hold and who uses them.
 
-A map is named by its id; by the path of a pin; by the name that the kernel keeps, 15 characters at most; or as
-DEV/NAME, a map of the program on a device of the calling thread's namespace.
+A map is named by its id; by the path of a pin; by its name; or as DEV/NAME, a map of the program on a device of the
+calling thread's namespace, or one that is held by such a map. Of a name the kernel keeps 15 characters; the rest is in
+BTF and in our pins, and what nothing tells is refused rather than guessed.
 """
 
 import errno
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hopline.errors import InvalidInput, KernelError, NotFound, Refused
+from hopline.errors import InvalidInput, KernelError, LayoutError, NotFound, Refused
 from hopline.host.program import pins
-from hopline.host.program.shapes import Array, Prefix, Shape, Struct, shapes_of
+from hopline.host.program.shapes import ARRAY_OF_MAPS, HASH_OF_MAPS, Array, Prefix, Shape, Struct, shapes_of
 from hopline.kernel import bpffs, loaded
+from hopline.kernel.btf import Kind
 from hopline.kernel.link import query
+from hopline.kernel.loaded import NAME_SIZE, MapInfo
 from hopline.kernel.map import Map
-from hopline.kernel.program import Program
+from hopline.kernel.program import Program, ProgramInfo
 from hopline.kernel.record import Layout
 from hopline.spelling import shown
 
@@ -35,6 +38,8 @@ FLAGS = (
     *("wronly_prog", "clone", "mmapable", "preserve_elems", "inner_map", "link", "path_fd", "vtype_btf_obj_fd"),
     *("token_fd", "segv_on_fault", "no_user_conv"),
 )
+
+_MOST = 20  # maps of a list in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +92,80 @@ def find(name: str) -> Map:
         return _by_id(map_id)
     if "/" in name:
         return _by_path(name)
-    found = loaded.maps(name)
-    if not found:
+    found = _called(name, loaded.maps(name), None, f", or as DEV/{shown(name)}")
+    if found is None:
         raise NotFound(f"map {shown(name)}: there is none of this name: `hopline program map show` lists all")
+    return _by_id(found.id)
+
+
+def _called(
+    name: str, among: Sequence[MapInfo], programs: Sequence[ProgramInfo] | None, other: str = ""
+) -> MapInfo | None:
+    """The one of these maps that has this name, None if none has; Refused where several have, or may have.
+
+    `programs` are those whose BTF may have it whole, None all of this host; `other` is another way to name it.
+    """
+    found = [info for info in among if info.name == name[:NAME_SIZE]]
+    if found and len(name) > NAME_SIZE:
+        known = whole_names(found, loaded.programs() if programs is None else programs)
+        found = [info for info in found if not known[info.id] or name in known[info.id]]
+        if len(found) == 1 and not known[found[0].id]:
+            said = f"nothing tells more of such a name than {shown(found[0].name)}"
+            raise Refused(f"map {shown(name)}: {said}: name it so, or by its id {found[0].id}")
     if len(found) > 1:
         ids = ", ".join(str(info.id) for info in found)
-        raise Refused(f"map {shown(name)}: ids {ids} are called so: name one by its id, or as DEV/{shown(name)}")
-    return _by_id(found[0].id)
+        raise Refused(f"map {shown(name)}: ids {ids} are called so: name one by its id{other}")
+    return found[0] if found else None
+
+
+def whole_names(infos: Iterable[MapInfo], programs: Iterable[ProgramInfo]) -> dict[int, set[str]]:
+    """What maps may be called in full, by id: as they are pinned by us, or as BTF of programs that use them has it."""
+    infos = list(infos)
+    cut = {info.id: info.name for info in infos if len(info.name) == NAME_SIZE}
+    known: dict[int, set[str]] = {info.id: set() if info.id in cut else {info.name} for info in infos}
+    for path, map_id in _our_pins():
+        pinned_as = Path(path).name
+        if map_id in cut and pinned_as.startswith(cut[map_id]):
+            known[map_id].add(pinned_as)
+    unpinned = {map_id for map_id in cut if not known[map_id]}
+    read: dict[int, list[str]] = {}
+    for program in programs:
+        for map_id in unpinned & set(program.map_ids):
+            if program.btf_id not in read:
+                read[program.btf_id] = _declared(program)
+            known[map_id] |= {declared for declared in read[program.btf_id] if declared.startswith(cut[map_id])}
+    return known
+
+
+def _declared(program: ProgramInfo) -> list[str]:
+    """The names of the maps in the BTF of a program's object; none where it has no BTF, or one that is not read."""
+    try:
+        layout = loaded.program_layout(program)
+    except KernelError as error:
+        if error.errno != errno.ENOENT and not isinstance(error, LayoutError):
+            raise
+        return []
+    types = layout.btf.types if layout else []
+    sections = [found.section for found in types if found.kind is Kind.DATASEC and found.name == ".maps"]
+    return [types[type_id].name for section in sections for type_id, _, _ in section]
+
+
+def _held(infos: Iterable[MapInfo]) -> list[MapInfo]:
+    """The maps in those of these that hold maps."""
+    ids: set[int] = set()
+    for info in infos:
+        if info.type in (ARRAY_OF_MAPS, HASH_OF_MAPS):
+            with _by_id(info.id) as outer:
+                for _, found in outer.stream():
+                    ids.update(found.reshape(-1).view("u4").tolist())
+    held = []
+    for map_id in sorted(ids):
+        try:
+            held.append(loaded.map_info(map_id))
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+    return held
 
 
 def id_of(name: str) -> int | None:
@@ -138,12 +210,30 @@ def _by_path(name: str) -> Map:
     if attached is None:
         raise NotFound(f"map {shown(name)}: no xdp program on {device}, and no pin: load one, or name a map by its id")
     with Program.from_id(attached.program_id) as program:
-        used = [loaded.map_info(map_id) for map_id in program.info().map_ids]
-    found = [info for info in used if info.name == rest[:15]]
-    if len(found) == 1:
-        return _by_id(found[0].id)
-    has = ", ".join(f"{info.name} (id {info.id})" for info in used) or "none"
+        info = program.info()
+    used = [loaded.map_info(map_id) for map_id in info.map_ids]
+    found = _called(rest, used, [info])
+    if found is not None:
+        return _by_id(found.id)
+    held = _held(used)
+    # their BTF is the program's, if they are of its object
+    info = replace(info, map_ids=tuple(one.id for one in (*used, *held)))
+    found = _called(rest, held, [info])
+    if found is not None:
+        return _by_id(found.id)
+    has = _listed([*used, *held], info)
     raise NotFound(f"map {shown(name)}: no map of {attached.known_as} on {device} is called so: it has {has}")
+
+
+def _listed(infos: Sequence[MapInfo], program: ProgramInfo) -> str:
+    """Maps for an error, with their whole names where these are known; of very many the first."""
+    known = whole_names(infos, [program])
+    texts = []
+    for info in infos[:_MOST]:
+        (name,) = known[info.id] if len(known[info.id]) == 1 else (info.name,)
+        texts.append(f"{name} (id {info.id})")
+    more = f" and {len(infos) - _MOST} more" if len(infos) > _MOST else ""
+    return ", ".join(texts) + more if texts else "none"
 
 
 def names() -> list[str]:

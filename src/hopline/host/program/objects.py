@@ -6,6 +6,7 @@ The hook sets the program's type, whatever its section is called.
 import os
 import stat
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,9 @@ def check(file: str | Path, data: bytes) -> dict[str, elf.Section]:
         raise InvalidInput(what, f"no bpf object: {error}", build) from None
     if machine != elf.EM_BPF:
         raise InvalidInput(what, "no bpf object: it is for another machine", "compile it with clang -target bpf")
+    if data[5] != (1 if sys.byteorder == "little" else 2):  # EI_DATA
+        hint = "compile it with clang -target bpf"
+        raise InvalidInput(what, f"no bpf object of this machine, which is {sys.byteorder}-endian", hint)
     if LEGACY in found:
         raise InvalidInput(what, *_converted(data, found[LEGACY].data))
     if ".BTF" not in found:

@@ -6,8 +6,10 @@ unload    off again; the route stays, unless load made it
 attached  every program on a route, ours or not
 """
 
+import contextlib
 import dataclasses
 import errno
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,29 +17,33 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from hopline.errors import InvalidInput, KernelError, NotFound, Refused
-from hopline.host.program import keep, record
+from hopline.errors import HoplineError, InvalidInput, KernelError, NotFound, Refused
+from hopline.host.program import keep, record, timed
 from hopline.host.program.identity import (
     Identity,
     LoadedOnRoute,
     OnRoute,
     TakenOffRoute,
+    Way,
     described,
     identity_of,
     known_as,
     reopened,
+    way,
+    without,
 )
 from hopline.host.program.objects import opened
-from hopline.host.program.signals import uninterrupted
+from hopline.host.program.signals import ENDS, uninterrupted
 from hopline.kernel.netlink import encap, query
 from hopline.kernel.netlink.encap import Hook, NewHook, Route
 from hopline.kernel.netlink.lookup import matched_route
-from hopline.kernel.netlink.wire import name_of
 from hopline.kernel.program import LWT_IN, LWT_OUT, LWT_SEG6LOCAL, LWT_XMIT, Program
 from hopline.spelling import canonical_address, canonical_destination, device_name
 
 # hook → the type of its programs
 HOOKS = {"in": LWT_IN, "out": LWT_OUT, "xmit": LWT_XMIT, "seg6local": LWT_SEG6LOCAL}
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # between a keeper's attempts
 
 _GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV)
 
@@ -99,62 +105,31 @@ def load(
     until = None
     try:
         with record.locked(), ExitStack() as undo:
+            finish()
             _, go = _divided(asked, _chosen(asked), replace)  # what is refused anyway need not be loaded first
-            replaced = _keepers(asked.to, go)
+            replaced = timed.keepers(asked.to, go)
+            if seconds is not None and len(replaced) < len(go):
+                stays = next(hook for hook in go if timed.on_record(asked.to, hook) is None)
+                why = "what replaces it for a time could not give it back"
+                raise Refused(f"load on route {asked.route}: {known_as(stays)} is there, and {why}: unload it first")
             chosen = opened(Path(file), HOOKS[asked.hook], program=program, section=section, variables=variables)
             with chosen as (_, loaded), uninterrupted():
                 if seconds is not None:
                     # before the program is there, so that a crash leaves none
                     until = time.time() + seconds
-                    place = _place(asked.to, asked.hook, loaded.id)
+                    place = timed.place_of(asked.to, asked.hook, loaded.id)
                     ending.append(keep.start_route(place, asked.to, asked.hook, loaded.id, seconds))
                     undo.callback(record.forget, place)
-                    record.write(_record(place, asked.hook, loaded, ending[0], until))
+                    timed.write(asked.to, asked.hook, loaded, ending[0], until)
                 done = attach(loaded, asked, replace=replace)
                 undo.pop_all()
                 ending[:] = replaced
                 for hook in go:
-                    _forget(asked.to, hook)
+                    timed.forget(asked.to, hook)
     finally:
         for keeper in ending:
             keep.end(keeper)
     return dataclasses.replace(done, until=until)
-
-
-def _record(place: str, hook: str, loaded: Program, keeper: record.Keeper, until: float) -> record.Record:
-    info = loaded.info()
-    return record.Record(
-        place=place,
-        hook=hook,
-        ifindex=0,
-        program=loaded.name,
-        program_id=loaded.id,
-        loaded_ns=info.loaded_ns,
-        tag=info.tag,
-        keeper=keeper,
-        until=until,
-    )
-
-
-def _place(to: str, hook: str, program_id: int) -> str:
-    return f"route {to} {hook} {program_id}"
-
-
-def _kept(to: str, hook: Hook) -> record.Record | None:
-    identity = identity_of(hook)
-    return record.read(_place(to, hook.kind, identity.id)) if identity else None
-
-
-def _keepers(to: str, hooks: Sequence[Hook]) -> list[record.Keeper]:
-    """The processes that would take these hooks off later."""
-    found = (_kept(to, hook) for hook in hooks)
-    return [kept.keeper for kept in found if kept is not None and kept.keeper is not None]
-
-
-def _forget(to: str, hook: Hook) -> None:
-    identity = identity_of(hook)
-    if identity:
-        record.forget(_place(to, hook.kind, identity.id))
 
 
 def attach(program: Program, asked: RouteRequest, *, replace: bool = False) -> LoadedOnRoute:
@@ -171,17 +146,35 @@ def attach(program: Program, asked: RouteRequest, *, replace: bool = False) -> L
     identity = Identity(program.name, program.id, headroom, kept)
     with ExitStack() as stack:
         hooks = [NewHook(asked.hook, identity.name, program.fd), *reopened(stack, stay, headroom, kept)]
+        lost: tuple[Way, ...] = ()
         if route is None:
             index = query.link(asked.dev).index if asked.dev else 0
             encap.create(asked.to, asked.via, index, hooks, headroom)
         else:
-            encap.put(route, hooks, headroom)
+            lost = _put(f"load on route {asked.route}", route, hooks, headroom, lossy=bool(go))
     hook = Hook(asked.hook, identity.name, program.id)
     now = next((one for one in encap.routes_to(asked.to) if any(h.name == hook.name for h in one.hooks)), None)
     if now is None:
         raise NotFound(f"load on route {asked.route}: something took it away at once: see `ip monitor route`")
     replaced = tuple(one.name for one in go)
-    return LoadedOnRoute(**described(now, hook), made=route is None, replaced=replaced, notes=_notes(asked))
+    notes = (f"route {asked.route} is now {without(lost)}",) if lost else ()
+    return LoadedOnRoute(**described(now, hook), made=route is None, replaced=replaced, notes=notes + _notes(asked))
+
+
+def _put(doing: str, route: Route, hooks: Sequence[NewHook], headroom: int, *, lossy: bool = False) -> tuple[Way, ...]:
+    """encap.put; next hops that are dead are left out, where that is allowed, and returned."""
+    dead = tuple(way(hop) for hop in route.hops if hop.dead)
+    try:
+        encap.put(route, hooks, headroom)
+    except KernelError as error:
+        if not dead or error.errno in _GONE:
+            raise
+        if not lossy:
+            down = " and ".join(map(str, dead))
+            raise Refused(f"{doing}: Linux puts no route again of which {down} is down: bring it up first") from error
+        encap.put(route.alive, hooks, headroom)
+        return dead
+    return ()
 
 
 def _notes(asked: RouteRequest) -> tuple[str, ...]:
@@ -218,7 +211,9 @@ def _chosen(asked: RouteRequest) -> Route | None:
         return None
     fits = [route for route in there if _leads(route, asked.via, index)]
     if not fits:
-        raise Refused(f"{doing}: it is there and leads {_way(there[0])}: leave --via and --dev out, or change it first")
+        raise Refused(
+            f"{doing}: it is there and leads {_ways(there[0])}: leave --via and --dev out, or change it first"
+        )
     route = min(fits, key=lambda one: (one.tos, one.metric))
     if why := _unsuitable(route):
         raise Refused(f"{doing}: {why}")
@@ -233,9 +228,8 @@ def _leads(route: Route, via: str | None, index: int) -> bool:
     return any((not via or hop.via == via) and (not index or hop.index == index) for hop in route.hops)
 
 
-def _way(route: Route) -> str:
-    hop = route.hops[0]
-    return f"via {hop.via} dev {name_of(hop.index)}" if hop.via else f"to dev {name_of(hop.index)}"
+def _ways(route: Route) -> str:
+    return " and ".join(str(way(hop)) for hop in route.hops)
 
 
 def _unsuitable(route: Route) -> str | None:
@@ -274,8 +268,9 @@ def attached() -> list[OnRoute]:
     found = []
     for route in encap.hooked_routes():
         for hook in route.hooks:
-            kept = _kept(route.to, hook)
-            found.append(OnRoute(**described(route, hook), until=kept.until if kept else None))
+            kept = timed.on_record(route.to, hook)
+            until, late = (kept.until, timed.late(kept)) if kept else (None, None)
+            found.append(OnRoute(**described(route, hook), until=until, late=late))
     return found
 
 
@@ -284,10 +279,11 @@ def unload(
 ) -> list[TakenOffRoute]:
     """Take programs off a route of the main table: ours, or those of a name, an id, or all.
 
-    The route stays as it was, unless load made it and no program is left on it. Refused where only others' programs
-    are there and none was named, or where one that is to stay could not; NotFound where there is none.
+    "default" is that of IPv6 where only that has programs. The route stays as it was, unless load made it and no
+    program is left on it, but for next hops that are down. Refused where only others' programs are there and none was
+    named, or where one that is to stay could not; NotFound where there is none.
     """
-    shown, to = _destination(route)
+    shown, to = _destination(_default() if route == "default" else route)
     doing = f"unload from route {shown}"
 
     def meant(hook: Hook) -> bool:
@@ -298,6 +294,7 @@ def unload(
         return (program is None or program in names) and (id is None or id == (identity.id if identity else hook.id))
 
     with record.locked():
+        finish()
         there = [hook for one in encap.routes_to(to) for hook in one.hooks]
         if not there:
             raise NotFound(f"{doing}: no program is on it: see `hopline program show`")
@@ -307,7 +304,7 @@ def unload(
             if program is None and id is None:
                 raise Refused(f"{doing}: {known} was not loaded by hopline: name it by --program or use --all")
             raise NotFound(f"{doing}: {program or f'program id {id}'} is not on it, but {known}: name one of these")
-        ending = _keepers(to, going)
+        ending = timed.keepers(to, going)
         with uninterrupted():
             taken = _take_off(doing, to, going)
     for keeper in ending:
@@ -315,7 +312,16 @@ def unload(
     return taken
 
 
-def _take_off(doing: str, to: str, going: Sequence[Hook]) -> list[TakenOffRoute]:
+def _default() -> str:
+    """Which of the default routes is meant: the one with a program of ours, or with any."""
+    hooks = {to: [hook for one in encap.routes_to(to) for hook in one.hooks] for to in ("0.0.0.0/0", "::/0")}
+    ours = [to for to, there in hooks.items() if any(map(identity_of, there))]
+    if len(ours) > 1:
+        raise Refused(f"unload from route default: programs are on both: say {' or '.join(ours)}")
+    return next(iter([*ours, *(to for to, there in hooks.items() if there), "0.0.0.0/0"]))
+
+
+def _take_off(doing: str, to: str, going: Sequence[Hook], *, lossy: bool = True) -> list[TakenOffRoute]:
     routes = [one for one in encap.routes_to(to) if set(one.hooks) & set(going)]
     for one in routes:
         for hook in one.hooks:
@@ -324,38 +330,66 @@ def _take_off(doing: str, to: str, going: Sequence[Hook]) -> list[TakenOffRoute]
     taken = []
     for one in routes:
         off = [hook for hook in one.hooks if hook in going]
-        stays = _without(one, off)
+        stays, lost = _without(doing, one, off, lossy)
         for hook in off:
-            _forget(to, hook)
-            taken.append(TakenOffRoute(**described(one, hook), stays=stays))
+            timed.forget(to, hook)
+            taken.append(TakenOffRoute(**described(one, hook), stays=stays, lost=lost))
     return taken
 
 
-def _without(route: Route, going: Sequence[Hook]) -> bool:
-    """Take hooks off one route; whether it is still there."""
+def _without(doing: str, route: Route, going: Sequence[Hook], lossy: bool) -> tuple[bool, tuple[Way, ...]]:
+    """Take hooks off one route: whether it is still there, and next hops that it could not keep."""
     rest = [hook for hook in route.hooks if hook not in going]
     if not rest and any(identity and not identity.kept for identity in map(identity_of, going)):
         encap.delete(route)
-        return False
+        return False, ()
     left = next(filter(None, map(identity_of, rest)), None)
     headroom, kept = (left.headroom, left.kept) if left else (0, False)
     with ExitStack() as stack:
-        encap.put(route, reopened(stack, rest, headroom, kept), headroom)
-    return True
+        return True, _put(doing, route, reopened(stack, rest, headroom, kept), headroom, lossy=lossy)
 
 
 def release(route: str, hook: str, program_id: int) -> None:
-    """Take one program off a route, as unload does; nothing where it has gone. For the keeper of `load --for`."""
+    """Take one program off a route, as unload does; nothing where it has gone."""
     _, to = _destination(route)
     with record.locked():
-        going = [
-            one
-            for there in encap.routes_to(to)
-            for one in there.hooks
-            if one.kind == hook and (identity := identity_of(one)) and identity.id == program_id
-        ]
+        _release(to, hook, program_id, lossy=True)
+
+
+def leave(route: str, hook: str, program_id: int) -> None:
+    """As release(), for a keeper: nobody would be told of a lost next hop, so it waits until none is down."""
+    _, to = _destination(route)
+    pause = FIRST_PAUSE_S
+    while True:
         try:
-            _take_off(f"release route {route}", to, going)
-        except KernelError as error:
-            if error.errno not in _GONE:
-                raise
+            with record.locked():
+                return _release(to, hook, program_id, lossy=False)
+        except HoplineError:
+            signal.sigtimedwait(ENDS, pause)  # unload may have done it meanwhile, and ends the keeper
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def finish() -> None:
+    """Do what keepers that were killed left undone, so far as no next hop is lost by it. Under record.locked()."""
+    for kept in record.records():
+        if kept.hook not in HOOKS or kept.keeper is None or keep.runs(kept.keeper):
+            continue
+        to = kept.place.split()[1]
+        with contextlib.suppress(HoplineError), uninterrupted():
+            if record.is_loaded(kept):
+                _release(to, kept.hook, kept.program_id, lossy=False)
+            record.forget(kept.place)
+
+
+def _release(to: str, hook: str, program_id: int, *, lossy: bool) -> None:
+    going = [
+        one
+        for there in encap.routes_to(to)
+        for one in there.hooks
+        if one.kind == hook and (identity := identity_of(one)) and identity.id == program_id
+    ]
+    try:
+        _take_off(f"release route {to}", to, going, lossy=lossy)
+    except KernelError as error:
+        if error.errno not in _GONE:
+            raise

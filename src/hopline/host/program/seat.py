@@ -220,9 +220,7 @@ class Seat:
         cut = program is not None and len(self.name) == NAME_SIZE and program[:NAME_SIZE] == self.name
         called = cut or program in (None, self.name, self.there.name)
         if not called or id not in (None, self.there.program_id):
-            raise NotFound(
-                f"{doing}: {program or f'program id {id}'} is not there, but {self.known_as}: name that"
-            )
+            raise NotFound(f"{doing}: {program or f'program id {id}'} is not there, but {self.known_as}: name that")
         self._refuse_instance(doing)
         if not (self.record or everything or program or id):
             known = f"--program {self.name}, --id {self.there.program_id} or --all"

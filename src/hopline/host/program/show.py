@@ -28,7 +28,8 @@ class Shown:
     """A program and where it is: on `device`, on `route`, or on none of this namespace.
 
     `link_id`: held by that link. `instance`: the Hopline instance that serves the device. `until`: when it goes by
-    itself. Times are in seconds of the epoch, sizes in bytes; `locked_bytes` is the program's own, without its maps.
+    itself; `late`: why it does not. Times are in seconds of the epoch, sizes in bytes; `locked_bytes` is the program's
+    own, without its maps.
     `id`, and what follows `tag`, is None where the kernel does not tell which program it is; `runs` and what follows
     where nobody counts.
     """
@@ -44,6 +45,7 @@ class Shown:
     table: str | None = None
     ours: bool = False
     until: float | None = None
+    late: str | None = None
     pins: tuple[str, ...] = ()
     tag: str | None = None
     loaded_at: float | None = None
@@ -62,7 +64,7 @@ def show(device: str | None = None) -> list[Shown]:
     """All, or those on one device and on routes that leave by it; NotFound if it is not there."""
     devices = [links.link(device)] if device is not None else links.links()
     rows = [row for link in devices if (row := _on_device(link.name, link.index))]
-    rows += [_on_route(one) for one in routes.attached() if device in (None, one.dev)]
+    rows += [_on_route(one) for one in routes.attached() if device is None or _leads(one, device)]
     if device is None:
         placed = {row.id for row in rows}
         rows += [_loaded(info.id, info.name, info.type) for info in loaded.programs(*TYPES) if info.id not in placed]
@@ -88,6 +90,10 @@ def _on_device(device: str, ifindex: int) -> Shown | None:
     )
 
 
+def _leads(one: routes.OnRoute, device: str) -> bool:
+    return any(hop.dev == device for hop in one.next_hops)
+
+
 def _on_route(one: routes.OnRoute) -> Shown:
     return Shown(
         hook=one.hook,
@@ -97,6 +103,7 @@ def _on_route(one: routes.OnRoute) -> Shown:
         table=one.table,
         ours=one.ours,
         until=one.until,
+        late=one.late,
         **_known(one.id) | {"name": one.program},
     )
 

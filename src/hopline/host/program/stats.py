@@ -1,11 +1,13 @@
 """What the XDP program of a device decides, by the second: packets and bytes a verdict, or else runs and their time.
 
-A program that counts by verdict does it in an array of five elements, one an XDP action, whose value is a u64 or a
+A program that counts by verdict does it in an array with an element for each XDP action, whose value is a number or a
 struct of such; which array that is, and which field counts what, is told by BTF.
 """
 
 import errno
+import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -13,20 +15,42 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hopline.errors import KernelError, NotFound
+from hopline.errors import KernelError, LayoutError, NotFound
 from hopline.kernel.bpffs import root
 from hopline.kernel.codec import ARRAY, PERCPU_ARRAY
 from hopline.kernel.link import Attached, pinned_by, query
-from hopline.kernel.loaded import map_info
+from hopline.kernel.loaded import NAME_SIZE, map_info, program_layout, whole_name
 from hopline.kernel.map import Map
 from hopline.kernel.netlink.query import link
-from hopline.kernel.program import Program
+from hopline.kernel.program import Program, ProgramInfo
 from hopline.kernel.statistics import RunStatistics
 
 # enum xdp_action of include/uapi/linux/bpf.h, by number
 ACTIONS = ("XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT")
 OURS = "its runs, counted by the kernel: it is hopline's own, whose verdicts are in"
 NO_COUNTERS = "its runs, counted by the kernel: no map of it counts by xdp action"
+
+Declared = tuple[np.dtype[Any] | None, np.dtype[Any] | None]  # key and value
+
+ACTION = "xdp_action"  # the enum
+MOST_ELEMENTS = 8  # of an array whose key does not say that it is an action: five, and some room
+MOST_KEYS = 64  # of any
+
+
+def _any_of(*patterns: str) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(one, re.IGNORECASE) for one in patterns)
+
+
+# what counters are called, the likeliest first; a packet's length is bytes
+_BYTES = _any_of("^(rx_?|total_?)?(bytes|octets)$", "byte|octet", "(^|_)len(gth)?(_|$)")
+_PACKETS = _any_of(
+    "^(rx_?|total_?)?(packets|pkts|frames)$", "^(packet|pkt|frame)", "packet|pkt|frame", "^(count|counter|cnt)s?$"
+)
+_NEITHER = _any_of(
+    "(^|_)(ns|us|ms|ts|time|timestamp|latency|cycles|last|min|max|avg|size)(_|$)", "^_*(pad|reserved|unused)"
+)
+# an array of six to eight that is called so counts by something else
+_ELSE = _any_of("rxq|queue|cpu|port|proto|vlan|dev|iface")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +77,7 @@ class RunRate:
 class Sample:
     """One reading; either `verdicts`, from `map`, or `runs`, or neither while no program is attached.
 
+    `packets_field` and `bytes_field` are those of the map's value, "" where it is but a number, None: has none.
     `when` is in seconds of the epoch. `interval_s` lies between this reading and the one that its rates are relative
     to; None where there is none, as after the program or its map was replaced.
     """
@@ -65,6 +90,8 @@ class Sample:
     mode: str | None = None
     map: str | None = None
     map_id: int | None = None
+    packets_field: str | None = None
+    bytes_field: str | None = None
     verdicts: tuple[VerdictRate, ...] = ()
     runs: RunRate | None = None
     note: str = ""
@@ -93,6 +120,7 @@ class Stats:
         self._counting: RunStatistics | None = None
         self._counters: Counters | None = None
         self._program_id = 0
+        self._name = ""
         self._note = ""
         self._last: _Reading | None = None
 
@@ -138,11 +166,13 @@ class Stats:
             when=_now(),
             device=self._device,
             interval_s=None if elapsed is None else round(elapsed, 6),
-            program=found.name,
+            program=self._name or found.name,
             program_id=found.program_id,
             mode=found.mode,
             map=None if counters is None else counters.map.name,
             map_id=None if counters is None else counters.map.id,
+            packets_field=None if counters is None else counters.packets,
+            bytes_field=None if counters is None else counters.bytes,
             verdicts=() if counters is None else counters.rates(reading.numbers, grown, elapsed),
             runs=_run_rate(reading.numbers, grown, elapsed) if counters is None else None,
             note=self._note,
@@ -154,8 +184,10 @@ class Stats:
             return
         if self._counters is not None:
             self._counters.map.close()
-        self._program_id, self._counters = program_id, None
-        self._counters = find_counters(program_id) if program_id else None
+        self._program_id, self._counters, self._name = program_id, None, ""
+        if program_id:
+            self._counters = find_counters(program_id)
+            self._name = _whole_name(program_id)
         self._note = _why_runs(program_id) if program_id and self._counters is None else ""
         if self._note:
             self._counting = self._counting or RunStatistics()
@@ -183,10 +215,13 @@ class Counters:
         numbers = np.zeros((2, len(ACTIONS)), np.uint64)
         keys, values = self.map.lookup_batch()
         at = time.monotonic()
+        places = np.ascontiguousarray(keys).view(np.uint32).reshape(-1)
+        actions = places < len(ACTIONS)
         for row, name in enumerate((self.packets, self.bytes)):
             if name is not None:
                 column = (values[name] if name else values).astype(np.uint64)
-                numbers[row, keys] = column.sum(axis=1, dtype=np.uint64) if self.map.per_cpu else column
+                summed = column.sum(axis=1, dtype=np.uint64) if self.map.per_cpu else column
+                numbers[row, places[actions]] = summed[actions]
         return _Reading(("map", self.map.id), at, numbers)
 
     def rates(
@@ -206,16 +241,19 @@ class Counters:
 
 
 def find_counters(program_id: int) -> Counters | None:
-    """The map of a program that counts by action, one with packets and bytes before one without, open; None if none."""
+    """The map of a program that counts by action, open; None if none.
+
+    Of several the one whose key says so, else of five elements, else with packets and bytes, else the first.
+    """
     with Program.from_id(program_id) as program:
-        map_ids = program.info().map_ids
+        info = program.info()
+    fitting = [map_id for map_id in sorted(info.map_ids) if _fits(map_id)]
+    declared = _declared(info) if fitting else {}
     best: Counters | None = None
-    for map_id in sorted(map_ids):
-        candidate = _candidate(map_id)
-        if candidate is None:
-            continue
+    for map_id in fitting:
+        candidate = _opened(map_id, declared)
         found = counters_of(candidate)
-        if found is None or (best is not None and (best.bytes is not None or found.bytes is None)):
+        if found is None or (best is not None and _merit(found) <= _merit(best)):
             candidate.close()
             continue
         if best is not None:
@@ -224,36 +262,106 @@ def find_counters(program_id: int) -> Counters | None:
     return best
 
 
-def _candidate(map_id: int) -> Map | None:
-    """That map, open, if its shape is one that counters can have; to read the types of all would take long."""
+def _merit(found: Counters) -> tuple[bool, ...]:
+    told, five = _by_action(found.map), found.map.max_entries == len(ACTIONS)
+    return told, five, found.bytes is not None, found.packets is not None
+
+
+def _by_action(candidate: Map) -> bool:
+    told = candidate.key_dtype.metadata
+    return told is not None and told.get("enum") == ACTION
+
+
+def _fits(map_id: int) -> bool:
+    """Whether it has a shape that counters can have; to read the types of all maps would take long."""
     try:
         info = map_info(map_id)
-        fits = info.type in (PERCPU_ARRAY, ARRAY) and info.max_entries == len(ACTIONS)
-        return Map.from_id(map_id) if fits else None
     except KernelError as error:
         if error.errno != errno.ENOENT:
             raise
-        return None  # gone since
+        return False  # gone since
+    return info.type in (PERCPU_ARRAY, ARRAY) and len(ACTIONS) <= info.max_entries <= MOST_KEYS
+
+
+def _declared(info: ProgramInfo) -> dict[str, Declared]:
+    """By whole name, what the maps of a program's object hold: key and value."""
+    found: dict[str, Declared] = {}
+    with suppress(LayoutError):  # BTF that we cannot read
+        layout = program_layout(info)
+        if layout is None:
+            return {}
+        types = layout.btf.types
+        for number in [number for one in types if one.name == ".maps" for number, *_ in one.section]:
+            members = layout.btf.plain(types[number].target).members
+            parts = {one.name: layout.btf.plain(one.type_id).target for one in members}
+            key, value = (layout.possible_dtype(parts.get(part, 0)) for part in ("key", "value"))
+            found[types[number].name] = key, value
+    return found
+
+
+def _opened(map_id: int, declared: dict[str, Declared]) -> Map:
+    """That map, by its whole name, and typed: of one whose key is an enum the kernel takes no types."""
+    found = Map.from_id(map_id)
+    names = [name for name in declared if name[:NAME_SIZE] == found.name]
+    if len(names) != 1:
+        return found
+    if not found.btf_types[1]:
+        found.close()
+        key, value = declared[names[0]]
+        found = Map.from_id(map_id, key_dtype=key, value_dtype=value)
+    found.name = names[0]
+    return found
 
 
 def counters_of(candidate: Map) -> Counters | None:
-    """What an array of five elements counts by action, or None."""
+    """What an array counts by action, or None."""
     value: np.dtype[Any] = candidate.value_dtype
+    told, five = _by_action(candidate), candidate.max_entries == len(ACTIONS)
     if _counts(value):
-        # five numbers that are no CPU's own may be anything
-        return Counters(candidate, "", None) if candidate.per_cpu else None
-    names = value.names or ()
-    if not names or not all(_counts(value[name]) for name in names):
+        # numbers that are no CPU's own may be anything
+        return Counters(candidate, "", None) if told or (five and candidate.per_cpu) else None
+    packets, in_bytes, named = fields_of(value)
+    if packets is None and in_bytes is None:
         return None
-    in_bytes = next((name for name in names if "byte" in name.lower()), None)
-    packets = next((name for name in names if name != in_bytes), None)
-    if not candidate.per_cpu and not (packets and ("packet" in packets.lower() or "pkt" in packets.lower())):
-        return None
-    return Counters(candidate, packets, in_bytes)
+    may_be = five or (named and candidate.max_entries <= MOST_ELEMENTS and _rank(_ELSE, candidate.name) is None)
+    return Counters(candidate, packets, in_bytes) if told or (may_be and (candidate.per_cpu or named)) else None
+
+
+def fields_of(value: np.dtype[Any]) -> tuple[str | None, str | None, bool]:
+    """The fields of packets and of bytes, None where there is none, and whether the former is called so.
+
+    Only where names say nothing, and there are two u64 at most, the first that is not of bytes counts packets.
+    """
+    other = [name for name in value.names or () if value[name].subdtype is None and _rank(_NEITHER, name) is None]
+    counting = [name for name in other if _counts(value[name])]
+    in_bytes = _likeliest(_BYTES, counting)
+    left = [name for name in counting if _rank(_BYTES, name) is None]
+    packets = _likeliest(_PACKETS, left)
+    if packets is not None:
+        return packets, in_bytes, True
+    u64 = [name for name in other if _counts(value[name]) and value[name].itemsize == 8]
+    unsaid = u64 == other and len(other) <= 2
+    return next(iter(left), None) if unsaid else None, in_bytes, False
+
+
+def _rank(called: tuple[re.Pattern[str], ...], name: str) -> int | None:
+    """The first of these patterns that a name has; None if it has none."""
+    return next((rank for rank, pattern in enumerate(called) if pattern.search(name)), None)
+
+
+def _likeliest(called: tuple[re.Pattern[str], ...], names: list[str]) -> str | None:
+    ranked = [(rank, place) for place, name in enumerate(names) if (rank := _rank(called, name)) is not None]
+    return names[min(ranked)[1]] if ranked else None
 
 
 def _counts(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind in "ui" and dtype.itemsize == 8 and dtype.isnative and not (dtype.metadata or {})
+    return dtype.kind in "ui" and dtype.itemsize in (4, 8) and dtype.isnative and not (dtype.metadata or {})
+
+
+def _whole_name(program_id: int) -> str:
+    with Program.from_id(program_id) as program, suppress(LayoutError):  # BTF that we cannot read
+        return whole_name(program)
+    return ""
 
 
 def _why_runs(program_id: int) -> str:

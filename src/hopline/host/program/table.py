@@ -4,6 +4,7 @@ import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,6 +47,19 @@ _NOT_HERE = {
 _OF_MAPS = frozenset(("array_of_maps", "hash_of_maps"))
 _OF_DEVICES = frozenset(("devmap", "devmap_hash"))
 _FIXED = frozenset(("array", "percpu_array"))  # their entries cannot be deleted
+_BUSY = "others are writing it: try again"
+# what each type takes, where the kernel's error says no more than that it was something else
+_TAKES = {
+    ("cpumap", errno.ENODEV): "give a cpu that this host may have: see /sys/devices/system/cpu/possible",
+    ("cpumap", errno.EOVERFLOW): "give a queue of 0 to 16384 packets",
+    ("cpumap", errno.EINVAL): "give a queue of 0 to 16384 packets, and a program that is for such maps",
+    ("prog_array", errno.EINVAL): "give a program of the type, and with the licence, of those that use the map",
+    **dict.fromkeys(
+        ((kind, errno.EINVAL) for kind in _OF_DEVICES),
+        "give a device of the namespace that the map was made in, and a program that is for such maps",
+    ),
+    **dict.fromkeys(((kind, errno.EINVAL) for kind in _OF_MAPS), "give a map of the type and sizes that it is for"),
+}
 
 
 class Table:
@@ -123,11 +137,23 @@ class Table:
         return self._map.ncpu if self._map.per_cpu else 0
 
     def _key(self, words: Sequence[str]) -> bytes:
-        key = values.encode_key(self.key, words[1:] if len(words) > 1 and words[0] == "key" else words)
+        words = words[1:] if len(words) > 1 and words[0] == "key" else words
+        by_action = self.type in _FIXED and any(word.startswith("XDP_") for word in words)
+        key = values.encode_key(self._actions() if by_action else self.key, words)
         indexed = isinstance(self.key, Scalar) and self.key.size == 4 and "array" in self.type
         if (indexed or self.type in ("devmap", "cpumap")) and int.from_bytes(key, "little") >= self._map.max_entries:
             raise InvalidInput("key", f"{shown(words[0])} is out of range", f"give 0 to {self._map.max_entries - 1}")
         return key
+
+    def _actions(self) -> Shape:
+        """The key, where the map counts by XDP action with these for names."""
+        from hopline.host.program.stats import ACTIONS, counters_of
+
+        if not isinstance(self.key, Scalar) or self.key.names or self._map.max_entries < len(ACTIONS):
+            return self.key
+        with Map.from_id(self._map.id) as typed:
+            counts = counters_of(typed) is not None
+        return replace(self.key, names=tuple((name, at) for at, name in enumerate(ACTIONS))) if counts else self.key
 
     def _lookup(self, key: bytes) -> list[bytes] | None:
         """The octets of a value, of each CPU's copy."""
@@ -148,12 +174,10 @@ class Table:
             if error.errno in (errno.E2BIG, errno.ENOSPC):
                 full = f"{asked}: it is full: delete one of its {self._map.max_entries} entries first"
                 raise Refused(full) from error
-            if error.errno != errno.EINVAL:
+            if error.errno in (errno.EPERM, errno.EACCES):
                 raise
-            todo = "the kernel does not take this value in this map"
-            if self.type in _OF_DEVICES:
-                todo = "give a device of the namespace that the map was made in, and a program that is for such maps"
-            raise KernelError(asked, error.errno, todo) from error
+            other = _BUSY if error.errno == errno.EBUSY else "the kernel does not take this value in this map"
+            raise KernelError(asked, error.errno, _TAKES.get((self.type, error.errno), other)) from error
 
     def _inner(self, words: Sequence[str]) -> Map | Program:
         """The program or map that an entry is to hold, by pin, id or name."""
@@ -166,7 +190,14 @@ class Table:
         if "/" in name:
             return Program.from_pin(Path(name))
         program_id = maps.id_of(name)
-        return Program.from_id(loaded.find_program(name).id if program_id is None else program_id)
+        if program_id is not None:
+            return _program(program_id)
+        found = _program(loaded.find_program(name).id)
+        # the kernel compares 15 characters; BTF may know better
+        if len(found.name) < len(name) and len(whole := loaded.whole_name(found)) > len(found.name) and whole != name:
+            found.close()
+            raise NotFound(f"program {shown(name)}: not loaded, but {whole} is: `hopline program show` lists all")
+        return found
 
     def _with_program(self, value: bytes, opened: ExitStack) -> bytes:
         """A device's or CPU's value as the kernel takes it: with a descriptor where it gives a program's id."""
@@ -175,7 +206,7 @@ class Table:
         program_id = int.from_bytes(value[4:], "little")
         if not program_id:
             return value
-        program = opened.enter_context(Program.from_id(program_id))
+        program = opened.enter_context(_program(program_id))
         return value[:4] + program.fd.to_bytes(4, "little")
 
 
@@ -208,6 +239,15 @@ def _split(key: Shape, words: Sequence[str]) -> tuple[list[str], list[str]]:
         middle = words.index("value")
         return list(words[:middle]), list(words[middle + 1 :])
     return values.split(key, words)
+
+
+def _program(program_id: int) -> Program:
+    try:
+        return Program.from_id(program_id)
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        raise NotFound(f"program {program_id}: there is no such id: `hopline program show` lists all") from None
 
 
 def _frozen(found: Map) -> bool:

@@ -160,8 +160,9 @@ def _how(shape: Shape) -> str:
         other = f"its fields {' and '.join(names)}" if names else f"{shape.size} octets in hex"
         return f"write a prefix such as {'10.0.0.0/8' if shape.address.size == 4 else '2001:db8::/32'}, or {other}"
     lowest, highest = shape.range()
+    named = f", or one of {', '.join(name for name, _ in shape.names[:20])}" if shape.names else ""
     return {
-        "uint": f"write a number from {lowest} to {highest}",
+        "uint": f"write a number from {lowest} to {highest}{named}",
         "int": f"write a number from {lowest} to {highest}",
         "bool": "write true or false",
         "enum": f"write one of {', '.join(name for name, _ in shape.names[:20])}",

@@ -4,6 +4,7 @@ Of encap bpf the kernel tells a program's name only, neither its id nor the head
 two encapsulations for the same when their names are, so what differs needs another name.
 """
 
+import dataclasses
 import os
 import socket
 import struct
@@ -37,7 +38,7 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_CACHEINFO 
 _RTA_TABLE, _RTA_VIA, _RTA_ENCAP_TYPE, _RTA_ENCAP, _RTA_EXPIRES, _RTA_NH_ID = 15, 18, 21, 22, 23, 30
 # what a route is given again as it was read: DST SRC OIF GATEWAY PRIORITY PREFSRC METRICS FLOW TABLE VIA PREF
 _CARRIED = {1, 2, 4, 5, 6, 7, 8, 11, 15, 18, 20}
-_RTNH_F_ONLINK = 4
+_RTNH_F_DEAD, _RTNH_F_ONLINK = 1, 4
 _RTM_F_CLONED = 0x200
 _RTPROT_STATIC = 4
 _RT_SCOPE_LINK = 253
@@ -71,7 +72,10 @@ class NewHook:
 
 @dataclass(frozen=True, slots=True)
 class NextHop:
-    """Where a route leads: `index` 0 when nowhere, `via` None when on link; `rest` is what a replacement repeats."""
+    """Where a route leads: `index` 0 when nowhere, `via` None when on link; `rest` is what a replacement repeats.
+
+    `dead`: its device is down, and the route waits for it, but the kernel takes no route with it.
+    """
 
     index: int
     via: str | None
@@ -80,6 +84,7 @@ class NextHop:
     flags: int = 0
     weight: int = 0
     rest: bytes = b""
+    dead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ class Route:
     protocol: int
     nexthop_id: int
     hops: tuple[NextHop, ...]
+    multipath: bool
     header: bytes = field(repr=False)
     rest: bytes = field(repr=False)
 
@@ -107,6 +113,11 @@ class Route:
     def encapsulation(self) -> str | None:
         """What it encapsulates by, where that is no program."""
         return next((hop.encapsulation for hop in self.hops if hop.encapsulation), None)
+
+    @property
+    def alive(self) -> "Route":
+        """The same without its dead next hops."""
+        return dataclasses.replace(self, hops=tuple(hop for hop in self.hops if not hop.dead))
 
 
 def routes_to(to: str, table: int = MAIN) -> list[Route]:
@@ -142,11 +153,12 @@ def put(route: Route, hooks: Sequence[NewHook], headroom: int = 0) -> None:
     """Give a route these programs and no others, none at all if there are none; everything else of it stays.
 
     One message, so that every packet finds the route, as it was or as it is. Of an IPv6 route with several next hops
-    the first is alone for a moment (net/ipv6/route.c, ip6_route_multipath_add). KernelError where the route has gone.
+    the first is alone for a moment (net/ipv6/route.c, ip6_route_multipath_add). KernelError where the route has gone,
+    or a next hop is dead.
     """
     encap = _encap(hooks, headroom)
     body = route.header + route.rest
-    if len(route.hops) == 1:
+    if not route.multipath:
         body += encap
     else:
         body += attribute(_RTA_MULTIPATH, b"".join(_next_hop(hop, encap) for hop in route.hops))
@@ -177,7 +189,7 @@ def create(to: str, via: str | None, index: int, hooks: Sequence[NewHook], headr
 def delete(route: Route) -> None:
     """Remove a route, with its programs."""
     body = route.header + route.rest
-    if len(route.hops) > 1:
+    if route.multipath:
         body += attribute(_RTA_MULTIPATH, b"".join(_next_hop(hop, b"") for hop in route.hops))
     _ask(_RTM_DELROUTE, body, 0, f"remove the route to {route.to}")
 
@@ -232,6 +244,7 @@ def _route(body: bytes) -> Route | None:
         protocol=protocol,
         nexthop_id=number(found.get(_RTA_NH_ID)),
         hops=hops,
+        multipath=several,
         header=parse.ROUTE.pack(
             family, length, source_length, tos, table, protocol, scope, kind, flags & _RTNH_F_ONLINK
         ),
@@ -251,7 +264,8 @@ def _several(family: int, multipath: bytes) -> tuple[NextHop, ...]:
         if length < _NEXT_HOP.size:
             break
         attached = multipath[offset + _NEXT_HOP.size : offset + length]
-        hops.append(_hop(family, attributes(attached), index, flags & _RTNH_F_ONLINK, weight, attached))
+        hop = _hop(family, attributes(attached), index, flags & _RTNH_F_ONLINK, weight, attached)
+        hops.append(dataclasses.replace(hop, dead=bool(flags & _RTNH_F_DEAD)))
         offset += (length + 3) & ~3
     return tuple(hops)
 

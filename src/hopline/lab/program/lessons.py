@@ -2,8 +2,9 @@
 
 In README.md, `# NAME: …` says what is taught; each `## …` is a step, its first paragraph what to expect of it. In a
 `console` block `HOST# ` begins a command, and what follows is all it prints on either stream: `…` stands for anything
-within a line, and alone on a line for any lines; how many blanks stand between words does not matter. A command
-without any such lines has to succeed, and what it prints is not compared.
+within a line, and alone on a line for any lines; how many blanks stand between words does not matter. What a
+command prints is not compared where there are no such lines. It has to succeed, unless one of them says that it fails:
+an error that begins with the command's name, or packets that are lost.
 """
 
 import re
@@ -19,6 +20,7 @@ PLACES = (PACKAGE / "lessons", PACKAGE.parents[1] / "examples" / "lessons")
 HOSTS = ("left", "node", "right")
 
 _PROMPT = re.compile(rf"({'|'.join(HOSTS)})# (.+)")
+_LOST = re.compile(r".*100% packet loss|From .* icmp_seq=\d+ ")
 _DEVICE_KIND = re.compile(r"\bip (?:-\S+ )*link add\b.*\btype (\w+)")
 
 
@@ -29,6 +31,12 @@ class Command:
     host: str
     text: str
     output: tuple[str, ...]
+
+    @property
+    def fails(self) -> bool:
+        """Whether the page says that it does."""
+        error = re.compile(rf"(hopline|{re.escape(self.text.split()[0])}): (?!warning: )")
+        return any(error.match(line) or _LOST.match(line) for line in self.output)
 
 
 @dataclass(frozen=True)

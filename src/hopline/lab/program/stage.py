@@ -62,11 +62,12 @@ class Stage:
         lines = printed.splitlines()
         self.story.output(lines, limit=SHOWN_LINES)
         what = f"{command.host}# {command.text}"
-        if command.output:
-            self.story.check(what, *compare(command.output, lines))
-        elif code:
-            last = next((line for line in reversed(lines) if line.strip()), "")
-            self.story.check(what, "exit code 0", f"exit code {code}: {last}")
+        expected, seen = compare(command.output, lines) if command.output else ("", "")
+        if expected == seen and bool(code) != command.fails:
+            last = next((line for line in reversed(lines) if line.strip()), "nothing")
+            expected, seen = "a failure" if command.fails else "exit code 0", f"exit code {code}: {last}"
+        if expected or seen:
+            self.story.check(what, expected, seen)
 
     def _run(self, command: Command) -> tuple[int, str]:
         """Run a command to its end, before a terminal: its exit code, and what that showed."""
