@@ -286,7 +286,9 @@ def test_a_reader_that_goes_away_is_not_an_error(run):
 
 
 def test_a_full_disk_is_one_line(run):
-    said = "hopline: write to stdout: no space left on device: what the command did stays done, only its answer is lost\n"
+    said = (
+        "hopline: write to stdout: no space left on device: what the command did stays done, only its answer is lost\n"
+    )
     for buffered in ("", "PYTHONUNBUFFERED=1 "):
         command = f"{buffered}{sys.executable} -m hopline.cli.main status --run {run.directory} > /dev/full"
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)

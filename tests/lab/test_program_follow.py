@@ -1,12 +1,15 @@
 """What is on record and pinned follows its device when that is renamed, and ends with its namespace."""
 
+import os
+import signal
 import subprocess
+import time
 
 import pytest
 
 from clang import compile_bpf
 from hopline.errors import InvalidInput
-from hopline.host.program import record
+from hopline.host.program import keep, load, record, routes
 from hopline.kernel import bpffs, netns
 from hopline.kernel.map import Map
 from lab.loading import LEFT, SOURCE, attached, counts, left_of, loading, loading_room, unloading
@@ -84,6 +87,20 @@ def test_a_namespace_has_nothing_of_one_that_has_gone(ns, made):
     fresh = loading(ns, made, program="counted", pin=True, reuse_maps=True)
     assert [one.reused for one in fresh.maps] == [False]
     assert counts(fresh) == {}
+
+
+def test_a_load_on_a_device_does_what_a_killed_keeper_of_a_route_left(ns, made):
+    shell(ns, f"ip addr add 10.7.0.1/24 dev {LEFT}; ip route add 10.8.0.0/16 dev {LEFT}")
+    with netns.inside(ns):
+        routes.load(made, routes.request("10.8.0.0/16", "xmit"), program="see", seconds=60)
+        (kept,) = record.records()
+        os.kill(kept.keeper.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 2
+        while keep.runs(kept.keeper) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        load.load(LEFT, made, program="counted")
+        assert routes.attached() == []
+        assert [found.hook for found in record.records()] == ["xdp"]
 
 
 @pytest.mark.parametrize("file", ["/dev/zero", "fifo"])

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* lwt_look: a program at each of a route's three hooks, counting what it is shown */
 #include <linux/bpf.h>
+#include <linux/if_ether.h>
 #include <linux/ip.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -37,7 +38,7 @@ static __always_inline int look(struct __sk_buff *skb, void *map)
 		return BPF_OK;
 	__sync_fetch_and_add(&seen->packets, 1);
 	__sync_fetch_and_add(&seen->octets, skb->len);
-	if ((void *)(ip + 1) > data_end || skb->protocol != bpf_htons(0x0800))
+	if ((void *)(ip + 1) > data_end || skb->protocol != bpf_htons(ETH_P_IP))
 		return BPF_OK;
 	seen->device = skb->ifindex;
 	seen->ttl = ip->ttl;

@@ -59,13 +59,15 @@ int port_minus_one(struct xdp_md *ctx)
 	}
 	if (protocol == IPPROTO_UDP) {
 		struct udphdr *udp = transport;
+		__sum16 sum;
 
 		if ((void *)(udp + 1) > data_end || !udp->dest)
 			return XDP_PASS;
-		/* 0 says that there is no checksum, and a sum that comes out as 0 is sent as its other form */
-		__sum16 none = !udp->check, sum = udp->check;
+		sum = udp->check;
 		one_less(&udp->dest, &sum);
-		udp->check = none ? 0 : sum ?: 0xffff;
+		/* 0 says that there is no checksum, and a sum that comes out as 0 is sent as its other form */
+		if (udp->check)
+			udp->check = sum ?: 0xffff;
 	} else if (protocol == IPPROTO_TCP) {
 		struct tcphdr *tcp = transport;
 

@@ -112,10 +112,9 @@ def read(file: str | Path) -> bytes:
     """The octets of a file; KernelError says why not."""
     try:
         # a FIFO nobody writes to would hold everything up
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as source:
-            about = os.fstat(descriptor)
-            if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as source:
+            about = os.fstat(source.fileno())
+            if not stat.S_ISREG(about.st_mode):
                 raise InvalidInput("file", f"{file} is no regular file", "name an object")
             if about.st_size > LARGEST:
                 raise InvalidInput("file", f"{file} has {about.st_size >> 20} MiB", "name an object")
@@ -161,7 +160,7 @@ def choose(found: BpfObject, type: int, program: str | None, section: str | None
 
 
 def _refuse_wrong_kind(found: BpfObject, only: Declared, type: int) -> None:
-    """InvalidInput where the section says another hook, whose return codes mean other things: 2 is XDP_PASS and BPF_DROP.
+    """InvalidInput where the section says another hook, whose codes mean other things: 2 is XDP_PASS and BPF_DROP.
 
     An old section's name says nothing of that.
     """

@@ -229,7 +229,7 @@ def _leads(route: Route, via: str | None, index: int) -> bool:
 
 
 def _ways(route: Route) -> str:
-    return " and ".join(str(way(hop)) for hop in route.hops)
+    return " and ".join(str(way(hop)) if hop.via else f"to {way(hop)}" for hop in route.hops)
 
 
 def _unsuitable(route: Route) -> str | None:
@@ -294,7 +294,6 @@ def unload(
         return (program is None or program in names) and (id is None or id == (identity.id if identity else hook.id))
 
     with record.locked():
-        finish()
         there = [hook for one in encap.routes_to(to) for hook in one.hooks]
         if not there:
             raise NotFound(f"{doing}: no program is on it: see `hopline program show`")
@@ -307,6 +306,7 @@ def unload(
         ending = timed.keepers(to, going)
         with uninterrupted():
             taken = _take_off(doing, to, going)
+        finish()
     for keeper in ending:
         keep.end(keeper)
     return taken

@@ -20,7 +20,7 @@ PLACES = (PACKAGE / "lessons", PACKAGE.parents[1] / "examples" / "lessons")
 HOSTS = ("left", "node", "right")
 
 _PROMPT = re.compile(rf"({'|'.join(HOSTS)})# (.+)")
-_LOST = re.compile(r".*100% packet loss|From .* icmp_seq=\d+ ")
+_LOST = re.compile(r".*\b0 received|.*100% packet loss|From .* icmp_seq=\d+ ")
 _DEVICE_KIND = re.compile(r"\bip (?:-\S+ )*link add\b.*\btype (\w+)")
 
 
