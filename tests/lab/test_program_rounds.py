@@ -61,8 +61,11 @@ def on_a_route(made, number: int) -> None:
     dev = None if number % 2 else "left"
     where = routes.request(OLD if number % 2 else NEW, "xmit", dev=dev)
     routes.load(made, where, program="rd_route")
-    routes.load(made, where, program="rd_route", replace=True, seconds=60 if number % 25 == 0 else None)
+    routes.load(made, where, program="rd_route", replace=True)
     routes.unload(where.route)
+    if number % 25 == 0:
+        routes.load(made, where, program="rd_route", seconds=60)
+        routes.unload(where.route)
 
 
 @pytest.mark.parametrize("one_round", [on_a_device, on_a_route])
