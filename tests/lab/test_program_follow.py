@@ -10,6 +10,7 @@ import pytest
 from clang import compile_bpf
 from hopline.errors import InvalidInput
 from hopline.host.program import keep, load, record, routes
+from hopline.host.program.record import Record
 from hopline.kernel import bpffs, netns
 from hopline.kernel.map import Map
 from lab.loading import LEFT, SOURCE, attached, counts, left_of, loading, loading_room, unloading
@@ -79,11 +80,15 @@ def test_a_namespace_has_nothing_of_one_that_has_gone(ns, made):
         done = loading(old, made, program="counted", pin=True)
         with Map.from_pin(done.pins[1]) as verdicts:
             verdicts.set(1, (7, 700))
+        route = Record(
+            place="route 10.9.0.0/24 xmit 7", hook="xmit", ifindex=0, program="x", program_id=7, loaded_ns=1, tag=""
+        )
+        netns.run_in(old, record.write, route)
         left = netns.inode(old)
     # as if the kernel had given this namespace the inode of that one, which it does as soon as it is free
     for place in (bpffs.root() / "hopline/.programs", record.DIRECTORY):
         (place / str(left)).rename(place / str(netns.inode(ns)))
-    assert len(left_of(ns)) == 4
+    assert len(left_of(ns)) == 5
     fresh = loading(ns, made, program="counted", pin=True, reuse_maps=True)
     assert [one.reused for one in fresh.maps] == [False]
     assert counts(fresh) == {}

@@ -21,7 +21,8 @@ def follow() -> None:
         routes.finish()
     with uninterrupted():
         for gone in record.dead():
-            pins.remove_all(gone.place)
+            if gone.hook == XDP_HOOK:  # a route has no pins
+                pins.remove_all(gone.place)
             record.forget(gone.place)
         moved = [(found, name) for found in record.records() if (name := _renamed(found))]
         # two devices may have taken each other's name
