@@ -7,7 +7,9 @@ import os
 
 import pytest
 
+from clang import compile_bpf
 from lab.documents import ready
+from lab.loading import SOURCE, loading_room
 from lab.net import Daemon, Router, missing_tools, remove_leftovers
 from lab.traffic import WideRouter, only_xdp_forwards
 
@@ -88,3 +90,16 @@ def node(net, tmp_path_factory):
 def serving(net, node):
     """That daemon with the first of the two documents in force, and nothing that waits."""
     return ready(net, node)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The object of programs that count, of lab/loading.py."""
+    return str(compile_bpf(tmp_path_factory.mktemp("program"), SOURCE))
+
+
+@pytest.fixture
+def ns():
+    """A namespace to load it in."""
+    with loading_room() as name:
+        yield name

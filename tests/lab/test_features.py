@@ -4,6 +4,8 @@ import subprocess
 
 import pytest
 
+from hopline.config import Interface
+from hopline.daemon import attachments
 from hopline.errors import NotFound
 from hopline.kernel import netns
 from hopline.kernel.netlink import features, query
@@ -74,6 +76,13 @@ def test_a_kernel_that_does_not_tell_is_guessed_by_kind(ns, monkeypatch):
     bridge = netns.run_in(ns, features.device_features, "br0")
     assert (veth.known, veth.redirect_target, veth.native_xdp) == (False, True, True)
     assert (bridge.redirect_target, bridge.native_xdp, bridge.generic_target) == (False, False, False)
+
+
+def test_auto_is_generic_mode_where_the_kernel_does_not_tell(monkeypatch):
+    assert attachments.modes_of(Interface("v0")) == (("native", "generic") if TELLS_FEATURES else ("generic",))
+    monkeypatch.setattr(attachments, "told", lambda: False)
+    assert attachments.modes_of(Interface("v0")) == ("generic",)
+    assert attachments.modes_of(Interface("v0", mode="native")) == ("native",), "who asks for it has it"
 
 
 def test_an_unknown_device_is_not_found(ns):

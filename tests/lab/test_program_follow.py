@@ -7,27 +7,15 @@ import time
 
 import pytest
 
-from clang import compile_bpf
 from hopline.errors import InvalidInput
 from hopline.host.program import keep, load, record, routes
 from hopline.host.program.record import Record
 from hopline.kernel import bpffs, netns
 from hopline.kernel.map import Map
-from lab.loading import LEFT, SOURCE, attached, counts, left_of, loading, loading_room, unloading
+from lab.loading import LEFT, attached, counts, left_of, loading, unloading
 from lab.netlink_room import needs_root, room, shell
 
 pytestmark = needs_root
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return str(compile_bpf(tmp_path_factory.mktemp("program"), SOURCE))
-
-
-@pytest.fixture
-def ns():
-    with loading_room() as name:
-        yield name
 
 
 def renamed(ns: str, *pairs: tuple[str, str]) -> None:

@@ -9,25 +9,13 @@ import time
 
 import pytest
 
-from clang import compile_bpf
 from hopline.errors import KernelError
 from hopline.host.program import keep, record
 from hopline.kernel import netns
-from lab.loading import LEFT, SOURCE, attached, left_of, loading, loading_room, unloading
+from lab.loading import LEFT, attached, left_of, loading, unloading
 from lab.netlink_room import needs_root, room
 
 pytestmark = needs_root
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return str(compile_bpf(tmp_path_factory.mktemp("program"), SOURCE))
-
-
-@pytest.fixture
-def ns():
-    with loading_room() as name:
-        yield name
 
 
 def within(seconds: float, true) -> bool:

@@ -24,7 +24,6 @@ from lab.loading import (
     counts,
     left_of,
     loading,
-    loading_room,
     refusal,
     unloading,
 )
@@ -32,17 +31,6 @@ from lab.net import Sniffer, send_frames
 from lab.netlink_room import needs_root, shell
 
 pytestmark = needs_root
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return str(compile_bpf(tmp_path_factory.mktemp("program"), SOURCE))
-
-
-@pytest.fixture
-def ns():
-    with loading_room() as name:
-        yield name
 
 
 def test_packets_meet_the_program_until_it_is_unloaded(ns, made):

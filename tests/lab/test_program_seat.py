@@ -17,15 +17,10 @@ from hopline.host.program.seat import Seat
 from hopline.host.program.show import show
 from hopline.kernel import BpfObject, XdpLink, attach, bpffs, netns
 from hopline.kernel.program import XDP
-from lab.loading import LEFT, SOURCE, attached, command, left_of, loading, loading_room, refusal, unloading
+from lab.loading import LEFT, SOURCE, attached, command, left_of, loading, refusal, unloading
 from lab.netlink_room import needs_root, shell
 
 pytestmark = needs_root
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return str(compile_bpf(tmp_path_factory.mktemp("program"), SOURCE))
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +28,6 @@ def unpinned(tmp_path_factory):
     """The same where no map asks to be pinned by its name: iproute2 would do so."""
     text = SOURCE.replace("__uint(pinning, LIBBPF_PIN_BY_NAME);", "")
     return str(compile_bpf(tmp_path_factory.mktemp("unpinned"), text))
-
-
-@pytest.fixture
-def ns():
-    with loading_room() as name:
-        yield name
 
 
 def test_another_mode_is_taken_only_if_asked_and_the_gap_is_told(ns, made):

@@ -208,7 +208,7 @@ class Attachments:
     def attach(self, interface: Interface, link: Link, *, replace: bool) -> Attachment:
         """Attach the pipeline, or adopt the link that is pinned; its program is swapped only where settings changed."""
         if (held := self.by_index.get(link.index)) is not None:
-            if held.link.ifindex and held.mode in _modes(interface):
+            if held.link.ifindex and held.mode in modes_of(interface):
                 return held
             self.detach(link.index)
         slot = self.slots.get(link.index)
@@ -219,7 +219,7 @@ class Attachments:
         if pinned is not None:
             return pinned
         failure: KernelError | None = None
-        for mode in _modes(interface):
+        for mode in modes_of(interface):
             loaded = self.datapath.load_pipeline(slot, generic=mode == "generic", trace=self.trace)
             try:
                 xdp = self._attach(interface.name, loaded.program(PIPELINE), link.index, mode, replace)
@@ -256,7 +256,7 @@ class Attachments:
         if not path.exists():
             return None
         xdp = XdpLink.from_pin(path)
-        if xdp.ifindex != link.index or xdp.mode not in _modes(interface):
+        if xdp.ifindex != link.index or xdp.mode not in modes_of(interface):
             xdp.close()
             detach_pin(path)
             return None
@@ -325,7 +325,7 @@ class Attachments:
                 detach_pin(path)
 
 
-def _modes(interface: Interface) -> tuple[Mode, ...]:
+def modes_of(interface: Interface) -> tuple[Mode, ...]:
     """Return the modes an interface may run in, the best first."""
     if interface.mode != "auto":
         return (interface.mode,)

@@ -9,7 +9,6 @@ import select
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from hopline.errors import KernelError
@@ -98,9 +97,7 @@ class TracePipe:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
