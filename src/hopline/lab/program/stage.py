@@ -42,7 +42,7 @@ class Stage:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *how: object) -> None:
         for _, process, _ in self._beside:
             _end(process)
 
