@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 
+import msgspec
 import pytest
 
 from hopline.errors import InvalidInput
@@ -103,3 +104,13 @@ def test_what_never_ends_is_not_read(ns, tmp_path, file):
     with pytest.raises(InvalidInput, match="no regular file"):
         loading(ns, place if file == "fifo" else file)
     assert left_of(ns) == []
+
+
+def test_a_program_of_the_same_id_that_was_loaded_at_another_time_is_not_ours(ns, made):
+    """Ids are given again after a while."""
+    done = loading(ns, made, program="counted")
+    kept = netns.run_in(ns, record.at, LEFT)
+    netns.run_in(ns, record.write, msgspec.structs.replace(kept, loaded_ns=kept.loaded_ns - 1))
+    assert [one.attached for one in unloading(ns)] == [False], "what is left of ours goes"
+    assert attached(ns).program_id == done.id, "and the other's program stays"
+    unloading(ns, id=done.id)
