@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* The XDP pipeline: parse → forward → verdict. One program does all XDP work of an interface. */
+/* The XDP pipeline: parse → decap → balance → forward → verdict. One program does all XDP work of an interface. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
@@ -8,8 +8,25 @@
 #include "lib/maps.h"
 #include "lib/trace.h"
 #include "lib/parse.h"
+#include "lib/decap.h"
+#include "lib/balance.h"
 #include "lib/forward.h"
 #include "lib/verdict.h"
+
+/* Steps before forward are for frames to this host's MAC; forward asks that itself. */
+static __always_inline enum verdict claim_packet(struct xdp_md *ctx, const struct interface *ingress,
+						 const struct packet *packet)
+{
+	enum verdict verdict = CONTINUE;
+
+	if ((!decapsulating && !balancing) || !ingress || judge_ethernet(ctx, ingress) != CONTINUE)
+		return CONTINUE;
+	if (decapsulating)
+		verdict = decapsulate(ctx, packet);
+	if (balancing && verdict == CONTINUE)
+		verdict = balance(ctx, ingress, packet);
+	return verdict;
+}
 
 SEC("xdp.frags")
 int hopline_xdp(struct xdp_md *ctx)
@@ -25,9 +42,13 @@ int hopline_xdp(struct xdp_md *ctx)
 	if (parse_ethernet(ctx, ingress, &packet) && packet.ethertype == bpf_htons(ETH_P_IP)) {
 		verdict = parse_ipv4(ctx, sizeof(struct ethernet_header), &packet);
 		if (verdict == CONTINUE)
+			verdict = claim_packet(ctx, ingress, &packet);
+		if (verdict == CONTINUE)
 			verdict = forward(ctx, ingress, &packet, &adjacency);
 	} else if (packet.ethertype == bpf_htons(ETH_P_IPV6)) {
 		verdict = parse_ipv6(ctx, sizeof(struct ethernet_header), &packet);
+		if (verdict == CONTINUE)
+			verdict = claim_packet(ctx, ingress, &packet);
 		if (verdict == CONTINUE)
 			verdict = forward(ctx, ingress, &packet, &adjacency);
 	} else {

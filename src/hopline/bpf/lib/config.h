@@ -26,3 +26,8 @@ const volatile __u32 learned_mask = (1 << 13) - 1;
 const volatile bool trace = false;
 /* write no map: the answer is wanted, not the effect */
 const volatile bool dry_run = false;
+/* steps that are not in use cost nothing */
+const volatile bool balancing = false;
+const volatile bool decapsulating = false;
+/* buckets of the flow table less one, a power of two less one */
+const volatile __u32 flow_mask = 0;

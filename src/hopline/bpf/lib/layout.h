@@ -10,11 +10,12 @@
 enum limit {
 	INTERFACE_SLOTS = 256,
 	VERDICT_SLOTS = 32,
-	ADJACENCIES = 1 << 14,
+	ADJACENCIES = 1 << 14, /* the operator's and learned ones; those of backends lie behind them */
 	CACHE_BUCKETS = 1 << 14,
 	CACHE4_WAYS = 8,
 	CACHE6_WAYS = 5,
 	LOCAL_BLOOM_WORDS = 8,
+	VIP_BLOOM_WORDS = 8,
 	LEARN_PROBES = 8,
 };
 
@@ -40,6 +41,15 @@ enum verdict {
 	PASS_HAIRPIN = 17, /* learned, and back out of the same interface: the kernel may owe an ICMP redirect */
 	PASS_NO_LEASE = 18, /* no daemon vouches for what was learned */
 	FORWARDED = 19,
+	BALANCED = 20,
+	DECAPSULATED = 21,
+	ANSWERED_ECHO = 22,
+	ANSWERED_ERROR = 23, /* too big or TTL exceeded, to who sent a packet to a service */
+	DROP_NO_BACKEND = 24, /* a service's: none takes it, or the way to the one that does is unresolved */
+	DROP_FRAGMENT = 25, /* of a service that needs ports, on a VIP that is local */
+	DROP_TOO_BIG = 26, /* a service's, and it may be neither fragmented nor reported */
+	DROP_NOT_ACCEPTED = 27, /* encapsulated, for a local address, by a source that is not accepted */
+	DROP_MALFORMED = 28, /* inside a service or a tunnel of ours */
 };
 
 struct counter {
@@ -52,12 +62,13 @@ struct state {
 	__u32 generation; /* of 31 bits; 0 is never valid */
 	__u32 mix_add; /* the key of the hash, so that nobody can aim at one bucket */
 	__u32 mix_multiply; /* odd */
-	__u32 reserved;
+	__u32 clock; /* ticks of a quarter of a second while a daemon runs; flows are as old as it says */
 	__u64 lease_deadline; /* jiffies */
 	__u64 lease_jiffies; /* how far the lease program moves the deadline */
 	__u64 jiffies; /* when it last did */
 	__u64 spare[3];
 	__u64 local_bloom[LOCAL_BLOOM_WORDS]; /* our own IPv4 addresses, as bits of their hash */
+	__u64 vip_bloom[VIP_BLOOM_WORDS]; /* VIPs: bit (mixed hash >> 23) */
 };
 
 /* One for an instance: what made its maps, so that another version leaves them alone, and where its devices are. */
@@ -108,6 +119,8 @@ struct adjacency {
 	ip6_t next_hop; /* IPv4: the first word */
 	__u64 spare[2];
 };
+
+#include "layout_balance.h"
 
 /*
  * A way is generation << 32 | hash without its index bits | adjacency id. The hash of an IPv4 address is a
@@ -237,6 +250,8 @@ struct trace_event {
 	__u32 ifindex;
 	enum verdict verdict;
 	struct packet packet;
+	struct decap_note decap;
+	struct balance_note balance;
 	struct forward_note forward;
 };
 
@@ -254,4 +269,13 @@ ANCHOR(enum, adjacency_id);
 ANCHOR(enum, lookup);
 ANCHOR(enum, packet_flag);
 ANCHOR(enum, refusal);
+ANCHOR(enum, balance_limit);
+ANCHOR(enum, service_protocol);
+ANCHOR(enum, vip_flag);
+ANCHOR(enum, service_flag);
+ANCHOR(enum, slot_state);
+ANCHOR(enum, encapsulation);
+ANCHOR(enum, backend_flag);
+ANCHOR(enum, flow_answer);
+ANCHOR(enum, slot_choice);
 ANCHOR(struct, trace_event);

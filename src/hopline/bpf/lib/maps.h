@@ -55,7 +55,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, ADJACENCIES);
+	__uint(max_entries, ADJACENCIES + BACKEND_HOPS);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct adjacency);
@@ -63,7 +63,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, ADJACENCIES);
+	__uint(max_entries, ADJACENCIES + BACKEND_HOPS);
 	__type(key, __u32);
 	__type(value, struct counter);
 } next_hop_count SEC(".maps");
@@ -147,6 +147,8 @@ struct {
 	__type(key, __u32);
 	__type(value, struct cache6_bucket);
 } cache6 SEC(".maps");
+
+#include "maps_balance.h"
 
 /* not pinned: each load has its own. The record is filled step by step, then sent. */
 struct {

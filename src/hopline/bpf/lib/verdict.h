@@ -18,6 +18,15 @@ static __always_inline void count_verdict(enum verdict verdict, __u32 length)
 	}
 }
 
+static __always_inline int action_of(enum verdict verdict)
+{
+	if (verdict < FORWARDED || verdict == DECAPSULATED)
+		return XDP_PASS;
+	if (verdict <= BALANCED)
+		return XDP_REDIRECT;
+	return verdict <= ANSWERED_ERROR ? XDP_TX : XDP_DROP;
+}
+
 static __always_inline int leave(struct xdp_md *ctx, enum verdict verdict, __u32 length, __u32 adjacency)
 {
 	if (!dry_run) {
@@ -26,5 +35,5 @@ static __always_inline int leave(struct xdp_md *ctx, enum verdict verdict, __u32
 			count_next_hop(adjacency, length);
 	}
 	trace_end(ctx, verdict);
-	return verdict == FORWARDED ? XDP_REDIRECT : XDP_PASS;
+	return action_of(verdict);
 }
