@@ -10,6 +10,7 @@ from functools import cache
 
 import pytest
 
+from bpf.balanced import Balanced, open_balanced
 from bpf.pipeline import Pipeline, open_pipeline
 from bpf.world import ENTRIES, ROUTES
 from hopline.errors import HoplineError
@@ -91,6 +92,19 @@ def pipeline(_pipeline: Pipeline) -> Pipeline:
     """The shipped pipeline with empty tables, learning off, and a lease; see bpf/pipeline.py."""
     _pipeline.reset()
     return _pipeline
+
+
+@pytest.fixture(scope="session")
+def _balanced() -> Iterator[Balanced]:
+    with open_balanced() as made:
+        yield made
+
+
+@pytest.fixture
+def balanced(_balanced: Balanced) -> Balanced:
+    """The pipeline with `balance` on and no services; see bpf/balanced.py."""
+    _balanced.reset()
+    return _balanced
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from emulate import Cost, HiddenAddresses, emulated, jiffies, names_shown
+from scapy.layers.inet import IPOption_NOP
 
+from bpf.balance_maps import ESTABLISHED, GUE
+from bpf.balanced import CLIENT4, CLIENT6, VIP4, VIP6, Balanced, options4, tcp
 from bpf.frames import FROM4, IP, UDP, Dot1Q, Ether, frame, ip4, ip6, raw
 from bpf.pipeline import NEAR_MAC, Hop, Pipeline
 from hopline.kernel import Program, netns
@@ -33,6 +36,7 @@ class Way:
     verdict: str
     prepare: Callable[[Pipeline], object] = lambda pipeline: None
     warm: bool = False
+    balancing: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -63,6 +67,27 @@ def no_lease(prepare: Callable[[Pipeline], object]) -> Callable[[Pipeline], obje
         prepare(pipeline)
         pipeline.leased = False
         pipeline.datapath.drop_lease()
+
+    return prepared
+
+
+def beside(*prepare: Callable[[Pipeline], object]) -> Callable[[Pipeline], object]:
+    """All of these."""
+    return lambda pipeline: [each(pipeline) for each in prepare]
+
+
+def service(state: str = "CLOSED", ipv6: bool = False, outer6: bool = False, known: bool = False, **backend):
+    """A service of three backends is there, its slots all in this state; `known`: the flow is in the table."""
+
+    def prepared(pipeline: Pipeline) -> None:
+        balanced = Balanced(pipeline, pipeline.balance)
+        balanced.maps.clear()
+        rows = balanced.backends(3, ipv6=ipv6 or outer6, **backend)
+        made = balanced.maps.service(VIP6 if ipv6 else VIP4, "80", "tcp", rows)
+        made.fill(0, 1 if state == "OPEN" else 0, state)
+        if known:
+            hash = made.hash_of(CLIENT6 if ipv6 else CLIENT4, 4000, 80)
+            balanced.maps.put_flow(made, hash, 2, flags=ESTABLISHED)
 
     return prepared
 
@@ -102,6 +127,17 @@ WAYS = [
     Way("IPv4 FIB, no neighbour", ip4("10.0.2.77"), "PASS_NO_NEIGHBOUR", learning, warm=True),
     Way("IPv4 FIB, no route", ip4("100.64.0.1"), "PASS_NO_ROUTE", learning, warm=True),
     Way("IPv4 no entry, learning off", ip4(LEARNED4), "PASS_NOT_LEARNING", warm=True),
+    Way("IPv4 cached, beside a service", ip4(EXACT4), "FORWARDED", beside(service(), entry(EXACT4)), warm=True,
+        balancing=True),
+    Way("IPv4 service, closed", tcp(), "BALANCED", service(), balancing=True),
+    Way("IPv4 service, closed, SYN", tcp(flags="S"), "BALANCED", service(), balancing=True),
+    Way("IPv4 service, open, in the table", tcp(), "BALANCED", service("OPEN", known=True), balancing=True),
+    Way("IPv4 service, open, SYN", tcp(flags="S"), "BALANCED", service("OPEN"), balancing=True),
+    Way("IPv4 service, residual, not in the table", tcp(), "BALANCED", service("RESIDUAL"), balancing=True),
+    Way("IPv4 service, GUE", tcp(), "BALANCED", service(encapsulation=GUE), balancing=True),
+    Way("IPv4 service, IPv6 outside", tcp(), "BALANCED", service(outer6=True), balancing=True),
+    Way("IPv6 service, closed", tcp(VIP6), "BALANCED", service(ipv6=True), balancing=True),
+    Way("IPv4 service, options", options4(IPOption_NOP()), "BALANCED", service(), balancing=True),
 ]  # fmt: skip
 
 

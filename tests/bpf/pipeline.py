@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -76,6 +76,7 @@ class Pipeline:
     tracer: Program
     ring: RingBuffer
     leased: bool = True
+    balance: object = None  # its BalanceMaps, where that step is on
     _last: list[tuple[int, int]] = field(default_factory=list)
     _next_id: int = 0
 
@@ -247,8 +248,10 @@ def _topology(tag: str) -> Topology:
 
 
 @contextlib.contextmanager
-def open_pipeline(cache_size: int = CACHE_SIZE_DEFAULT) -> Iterator[Pipeline]:
-    """Namespaces, maps and programs; all gone at the end, whatever happens."""
+def open_pipeline(
+    cache_size: int = CACHE_SIZE_DEFAULT, prepare: Callable[[Datapath], object] = lambda datapath: None
+) -> Iterator[Pipeline]:
+    """Namespaces, maps and programs, these loaded after `prepare`; all gone at the end, whatever happens."""
     tag = unique_tag()
     topology = _topology(tag)
     near, router, far = topology.namespace_names()
@@ -264,6 +267,7 @@ def open_pipeline(cache_size: int = CACHE_SIZE_DEFAULT) -> Iterator[Pipeline]:
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
             datapath = Datapath.open(tag, cache_size)
             stack.callback(datapath.close)
+            prepare(datapath)
             attachments = Attachments(datapath)
             links = {name: query.link(name) for name in ("in0", "out0")}
             for name, link in links.items():

@@ -17,11 +17,11 @@ def countable(_pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_a_way_costs_no_more_than_the_table_says(pipeline: Pipeline, way: Way):
+def test_a_way_costs_no_more_than_the_table_says(request: pytest.FixtureRequest, pipeline: Pipeline, way: Way):
     table, made = read()
     here = compiler()
     ignored = set() if here == made["compiler"] else COMPILED
-    found = figures_of(cost_of(pipeline, way))
+    found = figures_of(cost_of(request.getfixturevalue("balanced").pipeline if way.balancing else pipeline, way))
     advice = f"see `python bench/cost.py {way}`; `{ACCEPT}` accepts it (the table: {inline(made)})"
     grown = worse(table[way.name], found, ignored)
     assert not grown, f"{way} costs more: {'; '.join(grown)}: {advice}"

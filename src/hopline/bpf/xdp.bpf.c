@@ -13,48 +13,44 @@
 #include "lib/forward.h"
 #include "lib/verdict.h"
 
-/* Steps before forward are for frames to this host's MAC; forward asks that itself. */
-static __always_inline enum verdict claim_packet(struct xdp_md *ctx, const struct interface *ingress,
-						 const struct packet *packet)
+/* Steps before forward: the verdict and, in the upper half, the length of the frame as it came. */
+static __always_inline __u64 claim_packet(struct xdp_md *ctx)
 {
-	enum verdict verdict = CONTINUE;
+	__u64 claimed = decapsulating ? decapsulate(ctx) : CONTINUE;
 
-	if ((!decapsulating && !balancing) || !ingress || judge_ethernet(ctx, ingress) != CONTINUE)
-		return CONTINUE;
-	if (decapsulating)
-		verdict = decapsulate(ctx, packet);
-	if (balancing && verdict == CONTINUE)
-		verdict = balance(ctx, ingress, packet);
-	return verdict;
+	return balancing && (__u32)claimed == CONTINUE ? balance(ctx) : claimed;
 }
 
 SEC("xdp.frags")
 int hopline_xdp(struct xdp_md *ctx)
 {
-	__u32 slot = interface_slot;
+	__u32 slot = interface_slot, adjacency = ADJACENCY_ID_NONE;
 	struct interface *ingress = bpf_map_lookup_elem(&interfaces, &slot);
 	struct packet packet = {};
 	enum verdict verdict;
-	__u32 adjacency = ADJACENCY_ID_NONE;
 
-	trace_begin(ctx, ingress);
-	/* the steps are expanded for each family, so that clang keeps the packet in registers and asks nothing twice */
+	/* they parse for themselves: what clang would keep at hand for them would cost forward, whether they are on or off */
+	if (early) {
+		__u64 claimed;
+
+		trace_begin(ctx);
+		claimed = claim_packet(ctx);
+		if ((__u32)claimed != CONTINUE)
+			return leave(ctx, slot, claimed, claimed >> 32, ADJACENCY_ID_NONE);
+	}
+	/* the step is expanded for each family, so that clang keeps the packet in registers and asks nothing twice */
 	if (parse_ethernet(ctx, ingress, &packet) && packet.ethertype == bpf_htons(ETH_P_IP)) {
 		verdict = parse_ipv4(ctx, sizeof(struct ethernet_header), &packet);
-		if (verdict == CONTINUE)
-			verdict = claim_packet(ctx, ingress, &packet);
 		if (verdict == CONTINUE)
 			verdict = forward(ctx, ingress, &packet, &adjacency);
 	} else if (packet.ethertype == bpf_htons(ETH_P_IPV6)) {
 		verdict = parse_ipv6(ctx, sizeof(struct ethernet_header), &packet);
 		if (verdict == CONTINUE)
-			verdict = claim_packet(ctx, ingress, &packet);
-		if (verdict == CONTINUE)
 			verdict = forward(ctx, ingress, &packet, &adjacency);
 	} else {
 		verdict = parse_other(ctx, ingress);
 	}
-	return leave(ctx, verdict, packet.length, adjacency);
+	return leave(ctx, slot, verdict, packet.length, adjacency);
 }
 
 /*

@@ -26,6 +26,8 @@ const volatile __u32 learned_mask = (1 << 13) - 1;
 const volatile bool trace = false;
 /* write no map: the answer is wanted, not the effect */
 const volatile bool dry_run = false;
+/* anything that comes before forward is on, `trace` with it: one question on the way of packets that are forwarded */
+const volatile bool early = false;
 /* steps that are not in use cost nothing */
 const volatile bool balancing = false;
 const volatile bool decapsulating = false;

@@ -133,9 +133,9 @@ static __always_inline enum verdict ask_fib(struct xdp_md *ctx, const struct pac
 }
 
 /* The egress device is asked for before anything is written: where it is gone, the packet passes untouched. */
-static __always_inline enum verdict choose_egress(const struct packet *packet, __u32 slot)
+static __always_inline enum verdict choose_egress(bool several_buffers, __u32 slot)
 {
-	if (packet->flags & PACKET_SEVERAL_BUFFERS && !generic_mode) {
+	if (several_buffers && !generic_mode) {
 		struct interface *egress = bpf_map_lookup_elem(&interfaces, &slot);
 
 		if (!egress || !(egress->flags & INTERFACE_EGRESS_FRAGS)) {
@@ -198,7 +198,7 @@ static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet
 		return PASS_TTL;
 	if (packet->l3_length > mac_word_top(hop->destination))
 		return PASS_TOO_BIG;
-	verdict = choose_egress(packet, mac_word_top(hop->source));
+	verdict = choose_egress(packet->flags & PACKET_SEVERAL_BUFFERS, mac_word_top(hop->source));
 	if (verdict != CONTINUE)
 		return verdict;
 	return rewrite(ctx, packet, hop->destination, hop->source);

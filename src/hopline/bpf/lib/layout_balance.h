@@ -40,6 +40,7 @@ struct vip_bucket {
 enum vip_flag {
 	VIP_LOCAL = 1 << 0, /* the address is one of this host's: the kernel would answer for it */
 	VIP_ANSWERS_ECHO = 1 << 1,
+	VIP_OWNED = 1 << 2, /* for the daemon: it added the address to a device */
 };
 
 /*
@@ -83,7 +84,8 @@ struct service {
 };
 
 /*
- * A slot of a ring is one 32-bit word: `now` | `before` << 12 | state << 24, numbers of backends local to the service.
+ * A slot of a ring is one 32-bit word: `now` | `before` << 12 | state << 24 | stamp << 26, numbers of backends local to
+ * the service; the stamp says when an open one last changed, in steps of the daemon's, and is 0 in a closed one.
  * Each slot changes by one store of its own. See docs/features/balance.md for what the states promise.
  */
 enum slot_state {
@@ -95,6 +97,8 @@ enum slot_state {
 #define SLOT_NUMBER_BITS 12
 #define SLOT_NUMBER_MASK ((1U << SLOT_NUMBER_BITS) - 1)
 #define SLOT_STATE_SHIFT 24
+#define SLOT_STATE_MASK 3U
+#define SLOT_STAMP_SHIFT 26
 
 struct ring_element {
 	__u32 slots[RING_ELEMENT_SLOTS];
@@ -117,7 +121,7 @@ struct backend {
 	ip6_t destination;
 	__u32 adjacency;
 	__u32 flags; /* enum backend_flag */
-	__u32 vary; /* host bits of the last word of `source` that the flow's hash fills; 0: a fixed source */
+	__u32 vary; /* bits of the last word of `source`, as it lies there, that the flow's hash fills; 0: fixed */
 	__be16 port; /* GUE: the outer destination port */
 	__u8 family; /* of the outer header: 4 or 6 */
 	__u8 encapsulation; /* enum encapsulation */
@@ -144,13 +148,14 @@ struct flow_counter {
 /*
  * The flow table: buckets of FLOW_WAYS ways, one cache line. `hash` of an IPv4 flow is a permutation of source address
  * and ports, so a match is exact; of IPv6 it is a hash of 64 bits. `word` is number | flags | service << 16 | last seen
- * (tick) << 32; 0 is free. A way is taken by compare-and-exchange of its word to FLOW_BUSY; its hash is written before
+ * (tick) << 32; 0 is free. Service and FLOW_UDP are part of what the flow is. A way is taken by compare-and-exchange of its word to FLOW_BUSY; its hash is written before
  * its word, and a reader reads the word again after the hash. What found its bucket full lies in the one that
  * flow_beside() names.
  */
 #define FLOW_NUMBER_MASK SLOT_NUMBER_MASK
 #define FLOW_ESTABLISHED (1ULL << 12) /* more than one segment was seen */
 #define FLOW_FINISHED (1ULL << 13) /* a FIN was seen */
+#define FLOW_UDP (1ULL << 14) /* a flow of UDP and one of TCP may have the same ports */
 #define FLOW_SERVICE_SHIFT 16
 #define FLOW_SEEN_SHIFT 32
 #define FLOW_BUSY (0xffffULL << FLOW_SERVICE_SHIFT)

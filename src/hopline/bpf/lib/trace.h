@@ -21,8 +21,10 @@ static __always_inline struct trace_event *trace_slot(void)
 }
 
 /* The whole packet, to its ports: steps that have no use for some of it do not parse that. */
-static __noinline int note_packet(struct xdp_md *ctx, const struct interface *ingress)
+static __noinline int note_packet(struct xdp_md *ctx)
 {
+	__u32 slot = interface_slot;
+	struct interface *ingress = bpf_map_lookup_elem(&interfaces, &slot);
 	struct trace_event *event = trace_slot();
 
 	if (!event)
@@ -44,10 +46,10 @@ static __noinline int note_packet(struct xdp_md *ctx, const struct interface *in
 	return 0;
 }
 
-static __always_inline void trace_begin(struct xdp_md *ctx, const struct interface *ingress)
+static __always_inline void trace_begin(struct xdp_md *ctx)
 {
 	if (trace)
-		note_packet(ctx, ingress);
+		note_packet(ctx);
 }
 
 static __always_inline void note_search(__u32 generation, bool leased)
@@ -130,6 +132,68 @@ static __always_inline void note_hit(__u32 generation, struct next_hop *hop)
 		note_search(generation, true);
 		note_next_hop(hop);
 	}
+}
+
+static __always_inline void note_service(__u32 vip, __u32 service, bool quoted)
+{
+	struct trace_event *event = trace ? trace_slot() : NULL;
+
+	if (!event)
+		return;
+	event->balance.vip = vip;
+	event->balance.service = service;
+	event->balance.quoted = quoted;
+}
+
+/* Where the flow table was not asked, `now` it was. */
+static __always_inline void note_slot(__u64 hash, __u32 slot, __u32 word, __u32 number)
+{
+	struct trace_event *event = trace ? trace_slot() : NULL;
+
+	if (!event)
+		return;
+	event->balance.hash = hash;
+	event->balance.slot = slot;
+	event->balance.state = word >> SLOT_STATE_SHIFT & SLOT_STATE_MASK;
+	event->balance.now = word & SLOT_NUMBER_MASK;
+	event->balance.before = word >> SLOT_NUMBER_BITS & SLOT_NUMBER_MASK;
+	event->balance.number = number;
+	if (!event->balance.choice)
+		event->balance.choice = CHOICE_NOW;
+}
+
+static __always_inline void note_choice(enum flow_answer flow, enum slot_choice choice, bool remembers)
+{
+	struct trace_event *event = trace ? trace_slot() : NULL;
+
+	if (!event)
+		return;
+	event->balance.flow = flow;
+	event->balance.choice = choice;
+	event->balance.remembers = remembers;
+}
+
+static __always_inline void note_backend(__u32 row, const struct backend *backend, __u64 hash, __u32 overhead)
+{
+	struct trace_event *event = trace ? trace_slot() : NULL;
+	__u32 id = backend->adjacency;
+	struct adjacency *known;
+
+	if (!event)
+		return;
+	known = bpf_map_lookup_elem(&adjacencies, &id);
+	event->balance.backend = row;
+	event->balance.overhead = overhead;
+	event->balance.outer_family = backend->family;
+	event->balance.outer_source = backend->source;
+	event->balance.outer_source.words[backend->family == 4 ? 0 : 3] |= (__u32)hash & backend->vary;
+	event->balance.outer_destination = backend->destination;
+	event->balance.adjacency = id;
+	if (!known)
+		return;
+	event->balance.adjacency_state = known->state;
+	event->balance.ifindex = known->ifindex;
+	event->balance.mtu = mac_word_top(known->destination);
 }
 
 static __always_inline void trace_end(struct xdp_md *ctx, enum verdict verdict)
