@@ -57,12 +57,15 @@ def icmp_name(protocol: int, kind: int, code: int) -> str:
     return f"type {kind} code {code}" + (f" ({known})" if known else "")
 
 
-def dissect(frame: bytes) -> list[Header]:
-    """Return the headers of a frame, outermost first; reading ends where it is cut off or not known."""
-    return list(_headers(frame))
+def dissect(frame: bytes, *, tunnel: bool = False) -> list[Header]:
+    """Return the headers of a frame, outermost first; reading ends where it is cut off or not known.
+
+    `tunnel`: what the first UDP header has behind it is read as a packet where it begins like one, as GUE's does.
+    """
+    return list(_headers(frame, tunnel))
 
 
-def _headers(frame: bytes) -> Iterator[Header]:
+def _headers(frame: bytes, tunnel: bool) -> Iterator[Header]:
     if len(frame) < 14:
         return
     kind, at = _u16(frame, 12), 14
@@ -74,14 +77,14 @@ def _headers(frame: bytes) -> Iterator[Header]:
         tagged = (("id", str(tci & 0xFFF)), ("priority", str(tci >> 13)), ("type", ethertype_name(kind)))
         yield Header("VLAN", tagged, at)
     if kind == 0x0800 and len(frame) >= at + 20:
-        yield from _ipv4(frame, at)
+        yield from _ipv4(frame, at, tunnel)
     elif kind == 0x86DD and len(frame) >= at + 40:
-        yield from _ipv6(frame, at)
+        yield from _ipv6(frame, at, tunnel)
     elif kind == 0x0806 and len(frame) >= at + 28:
         yield _arp(frame, at)
 
 
-def _ipv4(frame: bytes, at: int) -> Iterator[Header]:
+def _ipv4(frame: bytes, at: int, tunnel: bool = False) -> Iterator[Header]:
     length, fragment = (frame[at] & 15) * 4, _u16(frame, at + 6)
     flags = [name for name, bit in (("DF", 0x4000), ("MF", 0x2000)) if fragment & bit]
     fields = [
@@ -101,10 +104,10 @@ def _ipv4(frame: bytes, at: int) -> Iterator[Header]:
         fields.append(("options", frame[at + 20 : at + length].hex()))
     yield Header("IPv4", tuple(fields), at + length)
     if length >= 20 and not fragment & 0x1FFF:
-        yield from _l4(frame, at + length, min(len(frame), at + _u16(frame, at + 2)), frame[at + 9])
+        yield from _l4(frame, at + length, min(len(frame), at + _u16(frame, at + 2)), frame[at + 9], tunnel)
 
 
-def _ipv6(frame: bytes, at: int) -> Iterator[Header]:
+def _ipv6(frame: bytes, at: int, tunnel: bool = False) -> Iterator[Header]:
     fields = (
         ("from", _address(frame[at + 8 : at + 24])),
         ("to", _address(frame[at + 24 : at + 40])),
@@ -127,10 +130,10 @@ def _ipv6(frame: bytes, at: int) -> Iterator[Header]:
         at += size
         if later:
             return
-    yield from _l4(frame, at, end, protocol)
+    yield from _l4(frame, at, end, protocol, tunnel)
 
 
-def _l4(frame: bytes, at: int, end: int, protocol: int) -> Iterator[Header]:
+def _l4(frame: bytes, at: int, end: int, protocol: int, tunnel: bool) -> Iterator[Header]:
     if protocol == 6 and at + 20 <= end:
         fields = [("from port", str(_u16(frame, at))), ("to port", str(_u16(frame, at + 2)))]
         fields += [("flags", tcp_flags(frame[at + 13])), ("seq", str(int.from_bytes(frame[at + 4 : at + 8], "big")))]
@@ -141,10 +144,24 @@ def _l4(frame: bytes, at: int, end: int, protocol: int) -> Iterator[Header]:
         fields = [("from port", str(_u16(frame, at))), ("to port", str(_u16(frame, at + 2)))]
         fields += [("length", str(_u16(frame, at + 4))), ("checksum", f"{_u16(frame, at + 6):#06x}")]
         yield Header("UDP", tuple(fields), at + 8)
+        if tunnel:
+            yield from _tunnelled(frame, at + 8, end)
+    elif protocol in (4, 41):
+        yield from _tunnelled(frame, at, end)
     elif protocol in (1, 58) and at + 4 <= end:
         fields = [("message", icmp_name(protocol, frame[at], frame[at + 1]))]
         fields += [("checksum", f"{_u16(frame, at + 2):#06x}")]
+        if frame[at : at + 2] == (b"\x03\x04" if protocol == 1 else b"\x02\x00") and at + 8 <= end:
+            fields.append(("MTU", str(int.from_bytes(frame[at + 4 : at + 8], "big"))))
         yield Header(protocol_name(protocol), tuple(fields), min(end, at + 8))
+
+
+def _tunnelled(frame: bytes, at: int, end: int) -> Iterator[Header]:
+    version = frame[at] >> 4 if at < end else 0
+    if version == 4 and at + 20 <= end:
+        yield from _ipv4(frame, at)
+    elif version == 6 and at + 40 <= end:
+        yield from _ipv6(frame, at)
 
 
 def _arp(frame: bytes, at: int) -> Header:

@@ -14,7 +14,10 @@ builder = FFI()
 builder.cdef((HERE / "native.h").read_text())
 builder.set_source(
     "hopline.kernel._libbpf",
-    "".join((HERE / name).read_text() for name in ("native.c", "objects.c", "ring.c", "runs.c", "watch.c")),
+    "".join(
+        (HERE / name).read_text()
+        for name in ("native.c", "atomic.c", "maglev.c", "objects.c", "ring.c", "runs.c", "watch.c")
+    ),
     libraries=["bpf"],
     extra_compile_args=["-O2", "-Wall"],
     py_limited_api=True,

@@ -261,31 +261,6 @@ int hl_lookup_each(int fd, char *cursor, int started, uint32_t key_size, char *k
     return 0;
 }
 
-void hl_store32(void *address, uint32_t value)
-{
-    __atomic_store_n((uint32_t *)address, value, __ATOMIC_RELEASE);
-}
-
-void hl_store64(void *address, uint64_t value)
-{
-    __atomic_store_n((uint64_t *)address, value, __ATOMIC_RELEASE);
-}
-
-uint32_t hl_load32(const void *address)
-{
-    return __atomic_load_n((const uint32_t *)address, __ATOMIC_ACQUIRE);
-}
-
-uint64_t hl_load64(const void *address)
-{
-    return __atomic_load_n((const uint64_t *)address, __ATOMIC_ACQUIRE);
-}
-
-uint64_t hl_fetch_add64(void *address, uint64_t value)
-{
-    return __atomic_fetch_add((uint64_t *)address, value, __ATOMIC_ACQ_REL);
-}
-
 int hl_xdp_link_create(int program, int ifindex, uint32_t flags)
 {
     LIBBPF_OPTS(bpf_link_create_opts, options, .flags = flags);

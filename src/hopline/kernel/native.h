@@ -146,6 +146,15 @@ void hl_store64(void *address, uint64_t value);
 uint32_t hl_load32(const void *address);
 uint64_t hl_load64(const void *address);
 uint64_t hl_fetch_add64(void *address, uint64_t value);
+/* the same at words that lie `stride` bytes apart, by their indexes */
+void hl_store32_at(char *words, uint64_t stride, const int64_t *indexes, const uint32_t *values, uint64_t count);
+/* wanted[i] where expected[i] is; done[i] is whether it was */
+void hl_exchange64_at(char *words, uint64_t stride, const int64_t *indexes, const uint64_t *expected,
+                      const uint64_t *wanted, uint64_t count, bool *done);
+
+/* which of `count` backends, 4,095 at most, has which of `slots` slots; see turns.py */
+int hl_ring_fill(const uint32_t *offsets, const uint32_t *skips, const uint64_t *steps, const uint32_t *quotas,
+                 uint32_t count, uint16_t *ring, uint32_t slots);
 
 /* links */
 int hl_xdp_link_create(int program, int ifindex, uint32_t flags);
