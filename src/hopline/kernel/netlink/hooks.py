@@ -12,6 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from hopline.errors import KernelError
+from hopline.kernel.netlink import tc
 from hopline.kernel.netlink.wire import (
     NETLINK_NETFILTER,
     NETLINK_ROUTE,
@@ -189,11 +190,21 @@ def traffic_control(reasons: Reasons, names: dict[int, str]) -> None:
 def _filters(netlink: Socket, index: int, parent: int) -> bool:
     body = struct.pack("=BxxxiIII", 0, index, 0, parent, 0)
     try:
-        return any(netlink.dump(46, body, asked=f"list tc filters of interface {index}"))
+        answers = netlink.dump(46, body, asked=f"list tc filters of interface {index}")
+        return any(not _passes_all_else(answer) for _, answer in answers)
     except KernelError as error:
         if error.errno in (errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP, errno.ENOENT):
             return False  # a qdisc without classes, or it went meanwhile
         raise
+
+
+def _passes_all_else(body: bytes) -> bool:
+    """Whether it is Hopline's own, which takes answers to its checks alone; or the head of a list of BPF filters."""
+    handle = struct.unpack_from("=I", body, 8)[0]
+    said = attributes(body, 20)
+    if text(said.get(1, b"")) != "bpf":
+        return False
+    return not handle or text(attributes(said.get(2, b"")).get(7, b"")).startswith(tc.OURS)
 
 
 def _tcx(index: int, attach_type: int) -> int:
