@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hopline.client import Client, connect
-    from hopline.config import Forward, Intent, Interface
+    from hopline.config import Backend, Decap, Forward, Intent, Interface, Service
     from hopline.errors import (
         HoplineError,
         InvalidInput,
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backend",
     "Client",
+    "Decap",
     "Forward",
     "HoplineError",
     "Intent",
@@ -36,13 +38,17 @@ __all__ = [
     "LayoutError",
     "NotFound",
     "Refused",
+    "Service",
     "Unavailable",
     "VerifierRefusal",
     "__version__",
     "connect",
 ]
 
-_HOMES = {"Client": "client", "connect": "client", "Forward": "config", "Intent": "config", "Interface": "config"}
+_HOMES = {
+    **dict.fromkeys(("Client", "connect"), "client"),
+    **dict.fromkeys(("Backend", "Decap", "Forward", "Intent", "Interface", "Service"), "config"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,27 +1,41 @@
 """The intent as a whole: entries by noun and key, what differs between two intents, and how differences compose. Pure.
 
 A noun is a table of the document, a resource of the API and a table of the store. Its entries are told apart by one
-field, the key; the rest of an entry is its value. What is added to NOUNS is read, stored, compared, applied, rolled
-back and exported like the rest; only what it means (features/) and how it is carried out (daemon/) is its own.
+field, the key, or by a text made of several; the rest of an entry is its value. What is added to NOUNS is read, stored,
+compared, applied, rolled back and exported like the rest; only what it means (features/) and how it is carried out
+(daemon/) is its own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from hopline.config import (
+    Decap,
     Forward,
     Intent,
     Interface,
     NextHop,
+    Service,
+    canonical_decap_key,
     canonical_destination,
+    checked_decap,
     checked_forward,
     checked_interface,
+    checked_service,
+    decaps_together,
     device_name,
     doubtful_destinations,
+    service_name,
+    services_together,
 )
+from hopline.config.checks import Together
+
+
+def _nothing_together(entries: Mapping[str, Any], new: Collection[str]) -> Together:
+    return iter(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +43,7 @@ class Noun:
     """One noun: `kind` is an entry as the document has it, `value` what it says about its key."""
 
     name: str
-    key: str  # the field that tells entries apart
+    key: str  # the field that tells entries apart, or the first of several
     kind: type[msgspec.Struct]
     value: type[msgspec.Struct]
     canonical: Callable[[str], str]  # a key in its one spelling, or InvalidInput
@@ -38,6 +52,14 @@ class Noun:
     entry: Callable[[str, Any], Any]  # key and value → the entry
     # of many keys those that `canonical` has to look at: the others are in their one spelling
     doubtful: Callable[[Sequence[str]], Sequence[str]] = list
+    # what is wrong with those of some keys beside all that there are, by key
+    together: Callable[[Mapping[str, Any], Collection[str]], Together] = _nothing_together
+    composed: Callable[[Any], str] | None = None  # an entry → its key, where several fields tell entries apart
+
+    @property
+    def has_together(self) -> bool:
+        """Whether anything is asked of its entries together."""
+        return self.together is not _nothing_together
 
     @property
     def shared(self) -> bool:
@@ -46,7 +68,7 @@ class Noun:
 
     def key_of(self, entry: Any) -> str:
         """Return what tells an entry apart."""
-        key: str = getattr(entry, self.key)
+        key: str = getattr(entry, self.key) if self.composed is None else self.composed(entry)
         return key
 
 
@@ -73,18 +95,50 @@ NOUNS: tuple[Noun, ...] = (
         lambda to, hop: hop.entry(to),
         doubtful_destinations,
     ),
+    Noun(
+        "service",
+        "name",
+        Service,
+        Service,
+        service_name,
+        checked_service,
+        lambda kept: kept,
+        lambda _, kept: kept,
+        together=services_together,
+    ),
+    Noun(
+        "decap",
+        "local",
+        Decap,
+        Decap,
+        canonical_decap_key,
+        checked_decap,
+        lambda kept: kept,
+        lambda _, kept: kept,
+        together=decaps_together,
+        composed=lambda entry: entry.key,
+    ),
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Wanted:
     """An intent, by noun: key → value. A noun that is absent has no entries."""
 
     entries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Wanted) and _said(self.entries) == _said(other.entries)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def of(self, noun: str) -> Mapping[str, Any]:
         """Return the entries of one noun."""
         return self.entries.get(noun, {})
+
+
+def _said(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {noun: values for noun, values in entries.items() if values}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ Network = IPv4Network | IPv6Network
 
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.ASCII)
 _INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)
+_SERVICE = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
 _PLAIN_DEVICE = re.compile(r"[A-Za-z0-9_.@-]+", re.ASCII)
 _MAPPED = IPv6Network("::ffff:0:0/96")
 # what no router forwards (RFC 1122 3.2.1.3, RFC 4291 2.5.3, 2.5.6 and 2.7): a prefix inside one of these is refused
@@ -99,6 +100,49 @@ def canonical_address(text: str, field: str = "address") -> str:
     return str(address)
 
 
+def canonical_host(text: str, field: str = "address") -> str:
+    """Return one unicast address in its one spelling; InvalidInput for what no packet between hosts is addressed to."""
+    if _plain_octets(text) is not None:
+        return text
+    address = canonical_address(text, field)
+    _refuse_unroutable(_network(_parse(address, field, ""), 128 if ":" in address else 32), field)
+    return address
+
+
+def canonical_source(text: str, field: str = "local", *, wide: bool = False) -> str:
+    """Return one unicast address or a prefix of unicast addresses in its one spelling; a `wide` one may hold others."""
+    if "/" not in text:
+        return canonical_host(text, field)
+    bare, _, length = text.partition("/")
+    address = _parse(bare, field, "give an address or a prefix, such as 10.10.3.5 or 10.10.3.0/24")
+    network = _network(address, _prefix_length(length, address.max_prefixlen, field))
+    if network.network_address != address:
+        raise InvalidInput(field, f"{text} has host bits set", f"write {network}, or {address} for the one address")
+    if isinstance(network, IPv6Network) and (network.subnet_of(_MAPPED) or (network.overlaps(_MAPPED) and not wide)):
+        raise InvalidInput(field, f"{network} has IPv4-mapped addresses", "write IPv4 as IPv4")
+    if not wide or any(network.subnet_of(never) for never in _never(network)):  # type: ignore[arg-type]
+        _refuse_unroutable(network, field)
+    return _spelled(network)
+
+
+def network_of(text: str) -> Network:
+    """Return a canonical address or prefix as a network."""
+    return IPv6Network(text) if ":" in text else IPv4Network(text)
+
+
+def _never(network: Network) -> dict[Network, str]:
+    return {never: what for never, what in _NEVER_FORWARDED if never.version == network.version}
+
+
+def _refuse_unroutable(network: Network, field: str) -> None:
+    for never, what in _never(network).items():
+        if network.overlaps(never):
+            spelled = _spelled(network)
+            inside = network.subnet_of(never)  # type: ignore[arg-type]
+            says = f"{spelled} is {what}" if inside else f"{spelled} holds {_spelled(never)}, {what}"
+            raise InvalidInput(field, says, "give a unicast address")
+
+
 def canonical_mac(text: str, field: str = "dst_mac") -> str:
     """Return a unicast MAC address as six lower-case octets with colons (IEEE 802: bit 0 of the first is multicast)."""
     mac = text.lower()
@@ -127,6 +171,13 @@ def instance_name(text: str, field: str = "instance") -> str:
     """Return `text` if it can name an instance: it becomes a directory under /run, /var/lib and bpffs."""
     if not _INSTANCE.fullmatch(text):
         raise InvalidInput(field, f"{shown(text)} cannot name an instance", "use 1 to 32 of A-Z a-z 0-9 _ -")
+    return text
+
+
+def service_name(text: str, field: str = "name") -> str:
+    """Return `text` if it can name a service: the kernel's row of it has 64 octets for that."""
+    if not _SERVICE.fullmatch(text):
+        raise InvalidInput(field, f"{shown(text)} cannot name a service", "use 1 to 63 of A-Z a-z 0-9 _ -")
     return text
 
 

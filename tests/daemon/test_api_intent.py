@@ -219,4 +219,4 @@ def test_a_great_intent_is_shown_whole(doors):
     assert len({entry["to"] for entry in shown["forward"]}) == 35_000
     assert shown["interface"] == []
     doors.service.entries = {}
-    assert ask(doors, "GET", "/intent") == (200, {"interface": [], "forward": []})
+    assert ask(doors, "GET", "/intent") == (200, {"interface": [], "forward": [], "service": [], "decap": []})

@@ -58,7 +58,7 @@ def test_names_that_are_given_twice_are_kept_in_mind():
         (b'{"to":"a","via":"b","dev":null,"dev":null}', True),
         (b'{"to":"a","via":"b","via":"b"}', True),
         (b'{"to":"a","via":"b","to":"c"}', True),
-        (b'{"to":"a","via":"b","dev":"dev"}', True),
+        (b'{"to":"a","via":"b","dev":"dev"}', False),
         (b'{"to":"a","v\\u0069a":"b"}', True),
     ],
 )

@@ -18,6 +18,14 @@ MAC_DETAIL = "zz is not a MAC address"
         (InvalidInput("forward[3].to", "x is no address", key="x"), "fw.toml: forward[3]: to: x is no address"),
         (InvalidInput("forward[3]", "a list", "write a table", line=2), "fw.toml:2: forward[3]: a list: write a table"),
         (InvalidInput("forward[3].to", "missing", key=""), "fw.toml: forward[3]: to: missing"),
+        (
+            InvalidInput("service[0].backend[2].weight", "70000 is out of range", "give less", line=9, key="web"),
+            "fw.toml:9: service[0] (web): backend[2].weight: 70000 is out of range: give less",
+        ),
+        (
+            InvalidInput("service[0].backend[2]", "5 is a number", key="web"),
+            "fw.toml: service[0] (web): backend[2]: 5 is a number",
+        ),
         (InvalidInput("document", "not TOML", line=1), "fw.toml:1: not TOML"),
         (InvalidInput("body", "not JSON"), "fw.toml: not JSON"),
         (InvalidInput("header", "no column to", "add it", line=1), "fw.toml:1: header: no column to: add it"),
@@ -35,6 +43,8 @@ def test_a_field_s_way_is_read():
     assert path_of("forward[31].dst_mac") == ("forward", 31, "dst_mac")
     assert path_of("forward[0]") == ("forward", 0)
     assert path_of("forward[0].a.b]\n[3]") == ("forward", 0, "a.b]\n[3]")
+    assert path_of("service[0].backend[2].weight") == ("service", 0, "backend", 2, "weight")
+    assert path_of("service[0].backend[2]") == ("service", 0, "backend", 2)
     assert path_of("revision") == ("revision",)
     assert path_of("forward[x].to") == ("forward[x].to",)
     assert path_of("") == ("",)

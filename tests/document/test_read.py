@@ -12,7 +12,7 @@ from document.texts import intents, refused
 from hopline.config import Intent, Interface, NextHop
 from hopline.document import Document, read_document, read_json, write_toml
 from hopline.errors import InvalidInput, InvalidInputs
-from hopline.intent import Wanted, wanted_of
+from hopline.intent import Wanted, document_of, wanted_of
 
 FW = b"""\
 # the lab
@@ -125,7 +125,7 @@ to = "10.0.0.9"
 dev = "a b"
 """
 BAD_SAID = """\
-fw.toml:9: forwards: no such table: did you mean forward? the tables are interface and forward
+fw.toml:9: forwards: no such table: did you mean forward? the tables are interface, forward, service and decap
 fw.toml:3: interface[0] (enp0s3): mode: fast is not a mode: use one of auto, native, generic
 fw.toml:4: interface[0] (enp0s3): bypass_policy: yes is text: write true or false
 fw.toml:7: interface[1] (enp0s3): mtu: no such field: the fields are name, mode and bypass_policy
@@ -180,7 +180,7 @@ def test_of_many_wrong_values_twenty_are_named_and_all_are_counted():
             '[[forward]]\nto = "10.0.0.5"\nvia = 2020-01-01',
             ":3: forward[0] (10.0.0.5): via: 2020-01-01 is a date or a time: write text in quotes",
         ),
-        ("'x y' = 1", ":1: 'x y': no such table: the tables are interface and forward"),
+        ("'x y' = 1", ":1: 'x y': no such table: the tables are interface, forward, service and decap"),
     ],
 )
 def test_a_shape_that_is_no_document_s_is_named(text, said):
@@ -260,3 +260,117 @@ def test_nothing_that_is_read_twice_costs_much_more_than_the_parser():
 
 def test_an_intent_that_is_empty_is_said_so():
     assert read_json(b"{}") == read_document(b"# none\n", "-").wanted == wanted_of(Intent())
+
+
+SERVICES = """\
+[[service]]
+name = "web"
+vip = "192.168.33.33"
+port = 80
+protocol = "tcp"
+  [[service.backend]]
+  address = "192.168.33.11"
+  weight = 70000
+  [[service.backend]]
+  addres = "192.168.33.12"
+  [[service.backend]]
+  address = "192.168.33.33"
+[[service]]
+name = "web"
+vip = "192.168.33.34"
+port = 80
+protocol = "tcp"
+ring = "65537"
+backend = [5, {address = 6, weight = "7"}]
+[[service]]
+name = "dns"
+vip = "2001:db8::33"
+port = "53"
+protocol = "udp"
+interval = nan
+  [[service.backend]]
+  address = "192.168.33.11"
+  via = 5
+[[decap]]
+local = "10.0.0.1"
+[[decap]]
+local = "10.0.0.1"
+from = "10.0.0.0/8"
+[[decap]]
+local = "10.0.0.1"
+from = "10.0.0.0/8"
+encap = "ipip"
+"""
+SERVICES_SAID = """\
+fw.toml:8: service[0] (web): backend[0].weight: 70000 is out of range: give a whole number, 0 to 65535
+fw.toml:10: service[0] (web): backend[1].addres: no such field: did you mean address? the fields are address, weight, \
+via, dst_mac, dev and drained
+fw.toml:9: service[0] (web): backend[1].address: missing: each backend has one
+fw.toml:18: service[1] (web): ring: 65537 is text: write a whole number
+fw.toml:19: service[1] (web): backend[0]: 5 is a number: write a table of address, weight, via, dst_mac, dev and drained
+fw.toml:19: service[1] (web): backend[1].address: 6 is a number: write text in quotes
+fw.toml:19: service[1] (web): backend[1].weight: 7 is text: write a whole number
+fw.toml:14: service[1]: name: web is also service[0] on line 2: give each name once
+fw.toml:25: service[2] (dns): interval: nan is out of range: give 0.1 to 3600 seconds
+fw.toml:28: service[2] (dns): backend[0].via: 5 is a number: write text in quotes
+fw.toml:29: decap[0] (10.0.0.1): from: missing: each decap has one
+fw.toml:35: decap[2]: local: 10.0.0.1 ipip from 10.0.0.0/8 is also decap[1] on line 32: give each pair of local and \
+from once
+"""
+
+
+def test_what_is_wrong_in_a_service_names_the_backend_and_its_line():
+    lines, count = refused(read_document, SERVICES.encode(), "fw.toml")
+    assert lines == SERVICES_SAID.splitlines()
+    assert count == 12
+
+
+def test_what_services_want_together_is_seen_when_each_is_right():
+    data = "".join(
+        f'[[service]]\nname = "{name}"\nvip = "192.168.33.33"\nport = {port}\nprotocol = "{protocol}"\n'
+        for name, port, protocol in (("web", '"80-90"', "tcp"), ("dns", 53, "udp"), ("alt", 81, "both"))
+    )
+    said = (
+        "service[2]: port: alt (81 both) and web (80-90 tcp) overlap on 192.168.33.33: give each port of "
+        "192.168.33.33 to one of them"
+    )
+    assert refused(read_document, data.encode(), "fw.toml") == ([f"fw.toml:14: {said}"], 1)
+    rows = [
+        {"name": "web", "vip": "192.168.33.33", "port": "80-90", "protocol": "tcp"},
+        {"name": "alt", "vip": "192.168.33.33", "port": 81, "protocol": "both"},
+    ]
+    lines, _ = refused(read_json, json.dumps({"service": rows}).encode(), name="body")
+    assert lines == [f"body: {said.replace('[2]', '[1]')}"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ('{"address": "10.0.0.1", "address": "10.0.0.2"}', "backend[0].address: given twice: give each field once"),
+        ('{"address": "10.0.0.1", "weight": 1.5}', "backend[0].weight: 1.5 is a number: write a whole number"),
+        ('{"address": "10.0.0.1", "weight": true}', "backend[0].weight: true is not text: write a whole number"),
+        ('{"address": "10.0.0.1"}, {"address": "10.0.0.1"}', "backend[1].address: 10.0.0.1 is also backend[0]: give"),
+        ('{"address": "10.0.0.1", "drained": 1}', "backend[0].drained: 1 is a number: write true or false"),
+        ("[]", "backend[0]: a list: write a table of address, weight, via, dst_mac, dev and drained"),
+    ],
+)
+def test_a_backend_in_json_is_read_as_strictly(backend, said):
+    head = '"name": "web", "vip": "192.168.33.33", "port": "80", "protocol": "tcp"'
+    (line,), count = refused(read_json, f'{{"service": [{{{head}, "backend": [{backend}]}}]}}'.encode(), name="body")
+    assert (line.startswith(f"body: service[0] (web): {said}"), count) == (True, 1), line
+
+
+def test_a_thousand_services_of_a_hundred_backends_are_read_in_a_moment():
+    backends = "".join(f'[[service.backend]]\naddress = "10.1.0.{n}"\nweight = {n}\n' for n in range(1, 101))
+    text = "".join(
+        f'[[service]]\nname = "s{n}"\nvip = "10.2.{n >> 8}.{n & 255}"\nport = 80\nprotocol = "tcp"\n{backends}'
+        for n in range(1000)
+    )
+    began = time.thread_time()
+    wanted = read_document(text.encode(), "fw.toml").wanted
+    assert time.thread_time() - began < 3  # 0.7 on a quiet machine
+    assert sum(len(service.backend) for service in wanted.of("service").values()) == 100_000
+    data = msgspec.json.encode(document_of(wanted))
+    began = time.thread_time()
+    assert read_json(data) == wanted
+    assert time.thread_time() - began < 2  # 0.3

@@ -99,6 +99,49 @@ def test_the_quick_way_reads_what_the_standard_library_reads(intent, edits):
     assert got == expected
 
 
+PLAIN = [
+    '[[service]]\n  name = "web" # the one\n\n  port=80\n',
+    '  [[service.backend]]\n  address = "10.0.0.1"\n  weight = 0\n',
+    '[[service.backend]]\naddress = "ü"\n# c\n',
+    "[[forward]]\n",
+    '[[forward]]\nto = "10.0.0.1"\nvia = "10.0.0.2"\n',
+    "[[a.b]]\nx = 1.50\n",
+    "[[a]]\nb = true\n",
+    "[[a]]\nx = 007\n",
+    "[[a]]\nx = -1\n",
+    "[[a]]\nx = 1\nx = 1\n",
+    "[a]\n",
+    "[[ a ]]\n",
+    "x = 1\n",
+    "\n",
+    "# [[a]]\n",
+    'y = "\t"\n',
+    'y = "\x7f"\n',
+    "y = 'z'\n",
+    "y = 10.\n",
+    "y = 12345678901234567890\n",
+    "y = [1]\n",
+    'y = "a" "b"\n',
+    '"y" = 1\n',
+    "y.z = 1",
+]
+
+
+@given(st.lists(st.sampled_from(PLAIN), max_size=8), st.booleans())
+def test_what_is_plain_is_read_as_the_standard_library_reads_it(pieces, cut):
+    text = "".join(pieces)[: -1 if cut else None]
+    try:
+        expected = tomllib.loads(text)
+    except ValueError:
+        with pytest.raises(InvalidInput):
+            parsed(text)
+        return
+    got = parsed(text)
+    if "forward" in got and isinstance(got["forward"], list):
+        got["forward"] = [without_nulls(plain(entry)) for entry in got["forward"]]
+    assert got == expected
+
+
 def test_a_head_that_is_not_one_does_not_mislead_the_quick_way():
     entry = '[[forward]]\nto = "10.0.0.5"\nvia = "10.0.0.1"\n'
     for head in ("x = '''\n", 'x = """\n', "x = [\n", "[[forward]]\n", "forward = []\n", "[forward]\n", "y = 1\n"):

@@ -11,7 +11,7 @@ from hopline.document.values import entering, entry_of, place_of, wanted_from
 from hopline.errors import InvalidInput
 from hopline.intent import NOUNS
 
-INTERFACE, FORWARD = NOUNS
+INTERFACE, FORWARD, *_ = NOUNS
 
 
 def test_an_entry_becomes_its_type_or_says_what_is_wrong_with_it():

@@ -5,7 +5,7 @@ import io
 from hypothesis import given
 
 from document.texts import MAC, intents
-from hopline.config import Forward, Intent, Interface
+from hopline.config import Backend, Decap, Forward, Intent, Interface, Service
 from hopline.document import read_document, write_toml
 from hopline.intent import Wanted, wanted_of
 
@@ -26,6 +26,20 @@ def test_defaults_are_left_out_and_entries_stand_apart():
         '[[forward]]\nto = "2001:db8::/64"\nvia = "2001:db8::1"\n'
     )
     assert written(Intent()) == written(Wanted()) == ""
+
+
+def test_a_service_s_backends_stand_in_it():
+    servers = (Backend("192.168.33.11", 3), Backend("192.168.33.12", dst_mac=MAC, dev="eth1", drained=True))
+    web = Service("web", "192.168.33.33", "80-81", "tcp", local="192.168.33.10", interval=0.5, backend=servers)
+    intent = Intent(service=(web, Service("dns", "2001:db8::33", "53", "udp")), decap=(Decap("10.0.0.1", "any"),))
+    assert written(intent) == (
+        '[[service]]\nname = "web"\nvip = "192.168.33.33"\nport = "80-81"\nprotocol = "tcp"\n'
+        'local = "192.168.33.10"\ninterval = 0.5\n'
+        '  [[service.backend]]\n  address = "192.168.33.11"\n  weight = 3\n'
+        f'  [[service.backend]]\n  address = "192.168.33.12"\n  dst_mac = "{MAC}"\n  dev = "eth1"\n  drained = true\n\n'
+        '[[service]]\nname = "dns"\nvip = "2001:db8::33"\nport = "53"\nprotocol = "udp"\n\n'
+        '[[decap]]\nlocal = "10.0.0.1"\nfrom = "any"\n'
+    )
 
 
 @given(intents())

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import strategies as st
 
-from hopline.config import Forward, Intent, Interface
+from hopline.config import Backend, Decap, Forward, Intent, Interface, Service
 from hopline.document import describe
 from hopline.errors import InvalidInput
 
@@ -38,12 +38,54 @@ def forward_lists(draw, min_size=0):
 
 
 @st.composite
+def backends(draw, address):
+    """A backend in canonical spelling."""
+    via = draw(hosts6 if ":" in address else hosts)
+    way = draw(st.sampled_from([{}, {"via": via}, {"via": via, "dev": "eth0"}, {"dst_mac": MAC, "dev": "e"}]))
+    return Backend(address, draw(st.integers(0, 65535) | st.just(1)), **way, drained=draw(st.booleans()))
+
+
+@st.composite
+def services(draw, name, vip):
+    """A service in canonical spelling."""
+    addresses = draw(st.lists((hosts6 if ":" in vip else hosts | hosts6).filter(lambda one: one != vip), unique=True,
+                              max_size=4))  # fmt: skip
+    rest = {
+        "encap": st.sampled_from(["ipip", "gue"]),
+        "ring": st.sampled_from([251, 65537, 1_048_573]),
+        "seed": st.integers(0, 2**63 - 1),
+        "idle": st.integers(1, 604_800),
+        "check": st.sampled_from(["none", "tcp://:8080", "http://www.example.org/a?b", "udp://:53?send=%00&expect=x"]),
+        "interval": st.floats(0.1, 3600) | st.just(2.0),
+        "own": st.sampled_from(["routed", "on-wire"]),
+        "affinity": st.sampled_from(["ring", "table"]),
+    }
+    said = {field: draw(values) for field, values in rest.items() if draw(st.booleans())}
+    port = draw(st.sampled_from(["80", "80-81", "any", "1-65535"]))
+    protocol = draw(st.sampled_from(["tcp", "udp", "both"]))
+    servers = tuple(draw(backends(address)) for address in addresses)
+    return Service(name, vip, port, protocol, **said, backend=servers)
+
+
+@st.composite
+def decaps(draw):
+    """An entry of decap in canonical spelling."""
+    local = draw(hosts | hosts6)
+    source = draw(st.just("any") | (hosts6 if ":" in local else hosts | prefixes))
+    gue = {"encap": "gue", "gue_port": draw(st.sampled_from([6080, 7000]))}
+    return Decap(local, source, **draw(st.sampled_from([{}, gue])))
+
+
+@st.composite
 def intents(draw):
     """A whole intent."""
+    vips = draw(st.lists(hosts | hosts6, unique=True, max_size=3))
+    served = [draw(services(f"s-{place}", vip)) for place, vip in enumerate(vips)]
+    taken_out = draw(st.lists(decaps(), unique_by=lambda decap: decap.key, max_size=3))
     names = draw(st.lists(devices, unique=True, max_size=4))
     modes = st.sampled_from(["auto", "native", "generic"])
     interfaces = [Interface(name, draw(modes), draw(st.booleans())) for name in names]
-    return Intent(tuple(interfaces), tuple(draw(forward_lists())))
+    return Intent(tuple(interfaces), tuple(draw(forward_lists())), tuple(served), tuple(taken_out))
 
 
 def refused(function, *arguments, name="fw.toml"):

@@ -15,7 +15,7 @@ import pytest
 
 from front_double import NEIGHBOUR_MAC, ServiceDouble
 from fuzz.fuzzing import Target, search, vary
-from hopline.config import Forward, Interface
+from hopline.config import Backend, Decap, Forward, Interface, Service
 from hopline.daemon.api import admin_app, openapi
 from hopline.daemon.api.answers import JSON
 from hopline.daemon.api.operations import OPERATIONS, Operation
@@ -47,11 +47,26 @@ REQUESTS = (
     ("POST /forwards/load?limit=1", CSV),
     ("POST /history/0/rollback?dry_run=true", ""),
     ("POST /intent/confirm", ""),
+    ("POST /services", '{"name":"dns","vip":"10.9.0.2","port":53,"protocol":"udp","backend":[{"address":"10.0.0.1"}]}'),
+    ("GET /services?stats=true&flows=false", ""),
+    ("GET /services/web?ring=true", ""),
+    ("PATCH /services/web", '{"idle":60,"local":null,"check":"tcp://:8080","port":"80-81"}'),
+    ("DELETE /services/web", ""),
+    ("POST /services/web/backends", '{"address":"10.0.0.3","weight":7,"via":"10.0.0.1"}'),
+    ("POST /services/web/backends", '[{"address":"10.0.0.3"},{"address":"2001:db8::3"}]'),
+    ("PATCH /services/web/backends/10.0.0.2", '{"weight":0,"dst_mac":null}'),
+    ("DELETE /services/web/backends/10.0.0.2?grace=1.5", ""),
+    ("POST /services/web/backends/10.0.0.2/drain", ""),
+    ("GET /services/web/drained?address=10.0.0.2&since=9", ""),
+    ("POST /decaps", '{"local":"10.0.0.1","from":"10.1.0.0/16","encap":"gue","gue_port":7000}'),
+    ("DELETE /decaps?local=10.0.0.1&from=any&encap=ipip", ""),
     ("POST /explain", '{"in":"enp0s3","dst":"10.0.0.1","protocol":"tcp","dport":80,"flags":"SA","ttl":3,"vlan":7}'),
     ("POST /explain", f'{{"hex":"{"ab" * 14}0800","length":60}}'),
     ("POST /explain/batch", f'{{"in":null,"frames":["{"q" * 20}"],"lengths":[90]}}'),
 )  # fmt: skip
 WORDS = (
+    b'"vip":', b'"port":', b'"weight":', b'"backend":[', b'"from":', b'"ring":251', b'"drained":true', b'"10.9.0.1"',
+    b"/services/web", b"/backends/10.0.0.2", b"/drain", b"/decaps", b"?grace=1", b"&since=2", b'"any"', b"80-81",
     b'"to":', b'"dev":', b'"via":', b'"name":', b'"mode":', b'"bypass_policy":', b'"origin":', b'"forward":[',
     b"null", b'"10.0.0.1"', b'"10.0.0.0/8"', b'"::1"', b'"fe80::1%a"', b'"enp0s9"', b'"native"', b'"learned"',
     b"true", b"[]", b"&to=", b"&limit=", b"&limit=1e3", b"?replace=true", b"%00", b"%2e%2e/", b"%ff", b"+", b"#",
@@ -101,6 +116,8 @@ def check(data: bytes) -> None:
     service = ServiceDouble()
     service.entries["10.10.3.9"] = Forward("10.10.3.9", via="10.10.3.1")
     service.wanted["enp0s9"] = Interface("enp0s9")
+    service.services_by_name["web"] = Service("web", "10.9.0.1", "80", "tcp", backend=(Backend("10.0.0.2"),))
+    service.decap_entries["10.0.0.1 ipip from any"] = Decap("10.0.0.1", "any")
     before = state(service)
     status, answer = loop.run_until_complete(asked(service, method.decode(), target.decode(), media_type, body))
     if method == b"HEAD":
@@ -131,7 +148,8 @@ def operation_of(method: str, path: str) -> Operation | None:
 
 
 def state(service: ServiceDouble) -> tuple:
-    return dict(service.entries), dict(service.wanted), len(service.past), service.detached
+    balance = dict(service.services_by_name), dict(service.decap_entries)
+    return dict(service.entries), dict(service.wanted), *balance, len(service.past), service.detached
 
 
 async def asked(service, method: str, target: str, media_type: bytes, body: bytes) -> tuple[int, object]:

@@ -45,21 +45,56 @@ to = "2001:DB8::/64"
 via = "fe80::1"
 "dev" = "en\\u0070\\"0"
 """
+SERVICES = f"""\
+[[service]]
+name = "web"
+vip = "192.168.33.33"
+port = 80
+protocol = "tcp"
+check = "HTTP://x:8080/%20?a"
+interval = 0.5
+  [[service.backend]]
+  address = "192.168.33.11" # the first
+  weight = 3
+  [[service.backend]]
+  address = "2001:DB8::12"
+  dst_mac = "{MAC}"
+  dev = "eth1"
+
+[[service]]
+name = "dns"
+vip = "192.168.33.33"
+port = "53-54"
+protocol = "both"
+backend = [{{address = "10.0.0.1", via = "10.0.0.2"}}]
+
+[[decap]]
+local = "10.0.0.1"
+from = "10.0.0.0/8"
+encap = "gue"
+"""
 WRITTEN = f'[[forward]]\nto = "10.0.0.{{}}"\ndev = "a"\ndst_mac = "{MAC}"\n\n'
 INLINE = f"""forward = [{{to = "10.1.0.0/16", via = \"\"\"10.0.0.1\"\"\"}},
  {{ to = '10.2.0.1', dev = "x", dst_mac = "{MAC}", src_mac = "{MAC}" }} ]\ninterface.name = 1\n"""
 ENTRY = f'{{"to":"10.10.3.5","dev":"enp0s9","src_mac":null,"dst_mac":"{MAC}"}}'
 VIA = '{"to": "2001:db8::/64", "via": "fe80::1", "dev": "\\u0065np"}'
 JSON = f'{{"interface":[{{"name":"a","mode":"auto"}}],"forward":[{ENTRY},{VIA}]}}'
+SERVED = '{"name":"web","vip":"10.9.0.1","port":"80","protocol":"udp","ring":251,"interval":1e0,"backend":[%s]}'
+BALANCE = (
+    '{"service":['
+    + SERVED % '{"address":"10.0.0.1","weight":0},{"address":"10.0.0.2","via":null}'
+    + '],"decap":[{"local":"10.0.0.1","from":"any"},{"local":"::2","from":"::/0","gue_port":6080}]}'
+)
 CSV = f'to,dev,dst_mac,src_mac,via\n10.0.0.1,a,{MAC},,\n10.0.0.2,a,{MAC},,\n\n"10.0.0.3", "b" ,{MAC},{MAC},\r\n'
 TWICE = '{"to":"10.0.0.1","via":"10.0.0.2","v\\u0069a":"10.0.0.2"}\n'
 # a next hop that is known: such lines are read in a quicker way
 HOSTS = "to,via\n" + "".join(f"10.0.1.{number},10.0.0.9\n" for number in range(12))
 
 SEEDS = {
-    0: (TOML, TOML.replace("\n", "\r\n"), "".join(WRITTEN.format(n) for n in range(4)), INLINE, "[forward]\nto = 1\n",
+    0: (TOML, SERVICES, TOML.replace("\n", "\r\n"), "".join(WRITTEN.format(n) for n in range(4)), INLINE,
+        "[forward]\nto = 1\n",
         "[[a.b.'c']]\nd.\"e\".f = [[{}, {x = 1979-05-27}], 1e400, 0x_, inf]\n"),
-    1: (JSON, "{}", '{"forward":[],"forward":[]}', '[1e999, NaN, "\\ud800"]'),
+    1: (JSON, BALANCE, "{}", '{"forward":[],"forward":[]}', '[1e999, NaN, "\\ud800"]'),
     2: (f"{ENTRY}\n{VIA}\n", f"\n{ENTRY}\r\n\n{ENTRY}", TWICE),
     3: (CSV, HOSTS, f"via,to\n10.0.0.1,10.1.0.1\n10.0.0.1,10.1.0.1\n,\n,{'9' * 40}\n"),
     4: (TOML, f" {JSON}"),
@@ -73,7 +108,9 @@ WORDS = (
     b"}", b"[", b"]", b"[[[[[[[[", b'{"a":{"a":{"a":', b",", b":", b".", b"/", b"a.b.c.d", b"null", b"true",
     b"9" * 30, b"-1", b"1e999", b"NaN", b"Infinity", b"inf", b"0x1F", b"1979-05-27T07:32:00Z", b"12:30:00", b"1_000",
     b"/32", b"/128", b"/0", b"/33", b"\xd9\xa1", b"e\xcc\x81", b"\xe2\x80\xae", b"%s{0}", b"to,via\n", b";", b"\t",
-    b"=", b"\x7f",
+    b"=", b"\x7f", b"[[service]]\n", b"  [[service.backend]]\n", b"[[decap]]\n", b"weight = 1\n", b"port = 80\n",
+    b'"any"', b'"weight":', b'"backend":[', b'"service":[', b'"from":', b"0.5", b"ring = 251\n", b"80-81",
+    b'check = "tcp"\n',
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from hopline.config import Interface, NextHop
+from hopline.config import Backend, Decap, Interface, NextHop, Service
 from hopline.errors import Refused
 from hopline.intent import Change, Delta, Wanted
 from hopline.store.embedded import Store
@@ -35,6 +35,12 @@ WANTED_1 = Wanted(
         },
     }
 )
+
+
+BALANCE = {
+    "service": {"web": Service("web", "10.0.0.33", "80", "tcp", backend=(Backend("10.0.0.1"),))},
+    "decap": {"10.0.0.1 ipip from 10.0.0.0/24": Decap("10.0.0.1", "10.0.0.0/24")},
+}
 
 
 @pytest.fixture
@@ -110,6 +116,46 @@ def test_schema_1_is_brought_up_in_place(directory):
     assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
+# as the third did: the first forwards' next hops each once
+SCHEMA_3 = (
+    SCHEMA_2.replace("user_version = 2", "user_version = 3")
+    + """
+DROP TABLE forward;
+CREATE TABLE forward ("to" TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE forward_value (
+    number INTEGER PRIMARY KEY, entries INTEGER NOT NULL, dev TEXT, src_mac TEXT, dst_mac TEXT, via TEXT
+) STRICT;
+CREATE INDEX forward_value_known ON forward_value (dev, src_mac, dst_mac, via);
+INSERT INTO forward VALUES ('10.10.3.5', 1), ('2001:db8::/64', 2);
+INSERT INTO forward_value VALUES (1, 1, 'enp0s9', NULL, '08:00:27:f2:cb:f9', NULL);
+INSERT INTO forward_value VALUES (2, 1, 'enp0s9', NULL, NULL, 'fe80::1');
+"""
+)
+
+
+def test_schema_3_is_brought_up_in_place_and_takes_services(directory):
+    change = Change({noun: Delta(before=entries) for noun, entries in WANTED_1.entries.items()})
+    execute(directory, SCHEMA_3.replace("INVERSE", packed(change).hex()))
+    web = Service("web", "10.0.0.33", "80", "tcp", backend=(Backend("10.0.0.1"),))
+    with Store.open(directory) as store:
+        assert (store.recovered_from, store.damage, store.revision) == (None, None, 1)
+        assert store.read() == WANTED_1
+        store.confirm()
+        store.write(Change({"service": Delta(after={"web": web})}), by="x", what="x")
+    with Store.open(directory) as store:
+        assert store.read() == Wanted({**WANTED_1.entries, "service": {"web": web}})
+        store.write(store.back_to(1), by="x", what="x")
+        assert store.read() == WANTED_1
+        store.write(store.back_to(0), by="x", what="x")
+        assert store.read() == Wanted()
+
+
+def test_an_older_schema_without_a_table_of_its_own_is_damaged(directory):
+    execute(directory, SCHEMA_3.replace("INVERSE", "00") + "DROP TABLE forward_value;")
+    with Store.open(directory) as store:
+        assert store.damage == "no table forward_value"
+
+
 def test_a_file_that_was_brought_up_is_as_one_made_anew(tmp_path, second_release):
     execute(tmp_path / "one", SCHEMA_1)
     made = []
@@ -119,7 +165,7 @@ def test_a_file_that_was_brought_up_is_as_one_made_anew(tmp_path, second_release
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema ORDER BY name")]
         made.append({name: connection.execute(f"PRAGMA table_xinfo({name})").fetchall() for name in tables})
     assert made[0] == made[1] == made[2]
-    assert {"interface", "forward", "forward_value", "state", "history"} <= made[0].keys()
+    assert {"interface", "forward", "forward_value", "service", "decap", "state", "history"} <= made[0].keys()
 
 
 def test_a_damaged_file_of_schema_1_is_set_aside(directory):
@@ -174,6 +220,16 @@ def test_the_file_of_another_application_is_refused_and_not_touched(directory):
         ("DROP TABLE forward", "no table forward"),
         ("DROP TABLE forward_value", "no table forward_value"),
         ("DROP TABLE history", "no table history"),
+        ("UPDATE service SET ring = 65536", "service 'web': ring: 65536 is not a prime"),
+        ("UPDATE service SET port = '080'", "service 'web': port: 080 is neither a port"),
+        ("UPDATE service SET backend = '[{}]'", "service 'web': Object missing required field `address`"),
+        ("UPDATE service SET backend = '['", "service 'web': "),
+        ("UPDATE service SET backend = replace(backend, '10.0.0.1', '10.0.0.33')", "backend[0].address: 10.0.0.33 is"),
+        ("UPDATE service SET name = 'a.b'", "service 'a.b': name: a.b cannot name a service"),
+        ("UPDATE decap SET \"from\" = '10.0.0.9/32'", "decap '10.0.0.1 ipip from 10.0.0.0/24': local: "),
+        ("UPDATE decap SET \"key\" = '10.0.0.2 ipip from any'", "decap '10.0.0.2 ipip from any': local: "),
+        ("DROP TABLE decap", "no table decap"),
+        ("DELETE FROM service", "it holds 0 entries of service and says 1"),
         ("DELETE FROM state", "does not say its revision"),
         ("UPDATE state SET entries = '[]'", "state: entries: "),
         ("UPDATE state SET revision = 9", "the history does not lead to change 9"),
@@ -184,7 +240,7 @@ def test_the_file_of_another_application_is_refused_and_not_touched(directory):
 )
 def test_damage_is_named(directory, script, said):
     with Store.open(directory) as store:
-        deltas = {noun: Delta(after=WANTED_1.of(noun)) for noun in ("interface", "forward")}
+        deltas = {noun: Delta(after=entries) for noun, entries in {**WANTED_1.entries, **BALANCE}.items()}
         store.write(Change(deltas), by="x", what="x")
     execute(directory, script)
     with Store.open(directory) as store:

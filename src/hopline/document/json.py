@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from hopline.document.values import Repeating
+from hopline.document.values import Repeating, part_of
 from hopline.errors import InvalidInput
 
 _TODO = "write it as JSON (RFC 8259)"
@@ -27,7 +27,7 @@ def parsed(data: bytes, kind: Any, whole: str) -> Any:
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         value = msgspec.json.decode(data, type=kind)
-        if not _may_repeat(data, value):
+        if not _document_repeats(data, value):
             return value
     except msgspec.ValidationError:
         pass
@@ -52,20 +52,11 @@ def objects(data: bytes, whole: str) -> Any:
 
 
 def repeats(data: bytes, kind: type[msgspec.Struct], entries: Sequence[Any]) -> bool:
-    """Whether an object in `data` may repeat a name: names are counted, so one that is also a value says yes too.
+    """Whether an object in `data` may repeat a name: one that has its default and says so makes it say yes too.
 
     `entries` are all the objects of `kind` that were read from it.
     """
-    if b"\\" in data:
-        return True  # a name may be spelled with escapes
-    for field in msgspec.structs.fields(kind):
-        given = len(entries)
-        if not field.required:
-            given = sum([getattr(entry, field.name) != field.default for entry in entries])
-        # each of these has the name once at least: where there are no more, once
-        if data.count(f'"{field.encode_name}"'.encode()) != given:
-            return not _is_canonical(data, entries)
-    return False
+    return _may_repeat(data, [(kind, entries)], [entries])
 
 
 def refusal(message: str, data: bytes, whole: str) -> InvalidInput:
@@ -112,16 +103,46 @@ def _is_canonical(data: bytes, entries: Sequence[Any]) -> bool:
     return True
 
 
-def _may_repeat(data: bytes, value: Any) -> bool:
-    if b"\\" in data:
+def _document_repeats(data: bytes, value: Any) -> bool:
+    """Whether an object in a document that was read as `value`, or the document itself, may repeat a name."""
+    names = [table.name for table in msgspec.structs.fields(type(value))]
+    if any(data.count(f'"{name}"'.encode()) > 1 and _times(data, name) > 1 for name in names):
         return True
-    for table in msgspec.structs.fields(type(value)):
-        entries = getattr(value, table.name)
-        if data.count(f'"{table.name}"'.encode()) > 1:
-            return True
-        if entries and repeats(data, type(entries[0]), entries):
-            return True
+    groups = [entries for name in names if (entries := getattr(value, name))]
+    kinds: list[tuple[type[msgspec.Struct], Sequence[Any]]] = []
+    for entries in groups:
+        kind = type(entries[0])
+        kinds.append((kind, entries))
+        for field in msgspec.structs.fields(kind):
+            part = part_of(field.type)
+            if part is not None:
+                kinds.append((part, [one for entry in entries for one in getattr(entry, field.name)]))
+    return _may_repeat(data, kinds, groups)
+
+
+def _may_repeat(
+    data: bytes, kinds: Sequence[tuple[type[msgspec.Struct], Sequence[Any]]], groups: Sequence[Sequence[Any]]
+) -> bool:
+    """Whether a name may be repeated: `kinds` are all objects by their type, `groups` those that stand in one list."""
+    if b"\\" in data:
+        return True  # a name may be spelled with escapes
+    given: Counter[str] = Counter()
+    for kind, entries in kinds:
+        for field in msgspec.structs.fields(kind):
+            each = len(entries)
+            if not field.required:
+                each = sum([getattr(entry, field.name) != field.default for entry in entries])
+            given[field.encode_name] += each
+    for name, count in given.items():
+        # each of these has the name once at least: where there are no more, once
+        if data.count(f'"{name}"'.encode()) != count and _times(data, name) != count:
+            return not all(_is_canonical(data, entries) for entries in groups)
     return False
+
+
+def _times(data: bytes, name: str) -> int:
+    """Return how often a text without escapes is the name of something, rather than its value."""
+    return len(re.findall(rf'"{name}"\s*:'.encode(), data))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

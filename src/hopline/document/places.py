@@ -16,7 +16,7 @@ _STRING = re.compile(
 )
 _SCALAR = re.compile(r"[^,\]}#\n]+")
 # nearly all of a long document: a key and a short value on a line
-_PLAIN = re.compile(r'([A-Za-z0-9_-]+)[ \t]*=[ \t]*(?:"[^"\\\n]*"|true|false)[ \t]*\n')
+_PLAIN = re.compile(r'([A-Za-z0-9_-]+)[ \t]*=[ \t]*(?:"[^"\\\n]*"|true|false|[0-9]+(?:\.[0-9]+)?)[ \t]*\n')
 
 
 class TomlPlaces:

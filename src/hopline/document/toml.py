@@ -1,4 +1,8 @@
-"""TOML, read: what is no TOML is refused in one line; what `write` wrote is read several times as fast as the rest."""
+"""TOML, read: what is no TOML is refused in one line; what is plain is read several times as fast as the rest.
+
+Plain is a document of [[tables]] and [[tables.within]] whose lines are `key = value`, with text, whole and decimal
+numbers and bools for values: what `write` writes, and most of what people do.
+"""
 
 import re
 import tomllib
@@ -36,6 +40,13 @@ _SAYINGS = (
 # one entry as `write` writes it, its next hop apart: strings without escapes, so that they mean what they show
 _ENTRY = re.compile(r'\[\[forward\]\]\nto = "([^"\\\x00-\x1f\x7f]*)"\n((?:[a-z_]+ = "[^"\\\x00-\x1f\x7f]*"\n)*)\n*')
 _FIRST = "[[forward]]\nto = "
+# one table and its lines, and a line; bare keys, strings without escapes, numbers as Python's own
+_VALUE = r'(?:"[^"\\\x00-\x1f\x7f]*"|true|false|(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,17})?)'
+_EMPTY = r"(?:[ \t]*(?:\#[^\x00-\x08\x0a-\x1f\x7f]*)?\n)"
+_LINE = rf"[ \t]*[A-Za-z0-9_-]+[ \t]*=[ \t]*{_VALUE}{_EMPTY}"
+_TABLE = re.compile(rf"[ \t]*\[\[([A-Za-z0-9_-]+)(?:\.([A-Za-z0-9_-]+))?\]\][ \t]*\n((?:{_LINE}|{_EMPTY})*)")
+_HEAD = re.compile(rf"{_EMPTY}*")
+_PAIR = re.compile(rf"^[ \t]*([A-Za-z0-9_-]+)[ \t]*=[ \t]*({_VALUE})", re.MULTILINE)
 # the standard library takes a time that grows with the square of a key's parts
 _PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
 _LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*{_PART}(?:[ \t]*\.[ \t]*{_PART}){{64}}", re.MULTILINE)
@@ -55,9 +66,10 @@ def decoded(data: bytes) -> str:
 
 def parsed(text: str) -> dict[str, Any]:
     """Return the tables of a TOML text; entries may be of their own types already. InvalidInput has the line."""
-    quick = _written(text)
-    if quick is not None:
-        return quick
+    for quick in (_written, _plain):
+        found = quick(text)
+        if found is not None:
+            return found
     long = _LONG_KEY.search(text)
     if long is not None:
         line = text.count("\n", 0, long.end()) + 1
@@ -85,7 +97,7 @@ def _refusal(message: str, text: str) -> InvalidInput:
 
 
 def _written(text: str) -> dict[str, Any] | None:
-    """Return what parsed() does where all forwards, and nothing after the first, are spelled as `write` spells them."""
+    """Return what parsed() does where all forwards, one after the other, are spelled as `write` spells them."""
     start = 0 if text.startswith(_FIRST) else text.find("\n" + _FIRST) + 1
     if start == 0 and not text.startswith(_FIRST):
         return None
@@ -94,18 +106,64 @@ def _written(text: str) -> dict[str, Any] | None:
     at = start
     try:
         # a head that ends within a string or a list is no TOML by itself; what follows a head begins a table of its own
-        raw = tomllib.loads(text[:start])
-        if "forward" in raw:
-            return None
+        raw = _either(text[:start])
         for found in _ENTRY.finditer(text, start):
             if found.start() != at:
-                return None
+                break
             at = found.end()
             to, named = found.groups()
             hop = hops.get(named)
             if hop is None:
                 hop = hops[named] = msgspec.convert(tomllib.loads(f'to = "to"\n{named}'), Forward)
             forwards.append(Forward(to, hop.dev, hop.src_mac, hop.dst_mac, hop.via))
+        # the last entry ends at a line that begins a table, or it is not as `write` writes it
+        if not text.startswith("[[", at) and at != len(text):
+            return None
+        rest = _either(text[at:])
     except (ValueError, RecursionError):
         return None
-    return {**raw, "forward": forwards} if at == len(text) else None
+    if "forward" in raw.keys() | rest.keys() or raw.keys() & rest.keys():
+        return None
+    return {**raw, "forward": forwards, **rest}
+
+
+def _either(text: str) -> dict[str, Any]:
+    found = _plain(text)
+    return tomllib.loads(text) if found is None else found
+
+
+def _plain(text: str) -> dict[str, Any] | None:
+    """Return what parsed() does where every line is plain; None where one is not, or is no TOML beside the others."""
+    if not text.endswith("\n"):
+        text += "\n"
+    head = _HEAD.match(text)
+    at = 0 if head is None else head.end()
+    found: dict[str, Any] = {}
+    while at < len(text):
+        table = _TABLE.match(text, at)
+        if table is None:
+            return None
+        at = table.end()
+        name, within, lines = table.groups()
+        pairs = [(key, _value(value)) for key, value in _PAIR.findall(lines)]
+        entry = dict(pairs)
+        if len(entry) != len(pairs):
+            return None
+        entries = found.setdefault(name, [])
+        if within is not None:
+            if not entries:
+                return None
+            entries = entries[-1].setdefault(within, [])
+            # a key of that name is no table
+            if not isinstance(entries, list):
+                return None
+        entries.append(entry)
+    return found
+
+
+def _value(text: str) -> str | bool | int | float:
+    if text[0] == '"':
+        return text[1:-1]
+    if text[0] in "tf":
+        return text == "true"
+    return float(text) if "." in text else int(text)

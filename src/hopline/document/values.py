@@ -1,6 +1,6 @@
 """From what a parser made of a document to the intent that it wants: all that is wrong is found, and named."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time
 from difflib import get_close_matches
 from types import UnionType
@@ -9,13 +9,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from hopline.config import FIELD_CHECKS, Forward, NextHops
-from hopline.document.problem import DOCUMENT, Path, placed
+from hopline.document.problem import DOCUMENT, Path, path_of, placed
 from hopline.errors import MOST_PROBLEMS, InvalidInput, Problems
 from hopline.intent import NOUNS, Noun, Wanted
 from hopline.spelling import shown
 
 # how a document calls its keys, where the field's name does not say it
-_KEY_WORDS = {"to": "destination"}
+_KEY_WORDS = {"to": "destination", "local": "pair of local and from"}
 
 
 class Repeating(dict[str, Any]):
@@ -43,7 +43,20 @@ def wanted_from(raw: object, line_of: Callable[[Path], int | None]) -> Wanted:
         problems.add(InvalidInput(shown(name), "given twice", "give each table once"))
     wanted = Wanted({noun.name: _Table(noun, line_of, problems).read(raw.get(noun.name, ())) for noun in NOUNS})
     problems.refuse()
+    for noun in NOUNS:
+        _check_together(noun, wanted.of(noun.name), line_of, problems)
+    problems.refuse()
     return wanted
+
+
+def _check_together(
+    noun: Noun, values: Mapping[str, Any], line_of: Callable[[Path], int | None], problems: Problems
+) -> None:
+    places: dict[str, int] = {}
+    for key, error in noun.together(values, values):
+        places = places or {key: place for place, key in enumerate(values)}
+        line = line_of((noun.name, places[key], error.field))
+        problems.add(placed(error, noun.name, places[key], line, key))
 
 
 def entering(noun: Noun) -> Callable[[Any], tuple[str, Any]]:
@@ -66,7 +79,7 @@ def entry_of(noun: Noun, given: object) -> Any:
 def typed(kind: type[msgspec.Struct], name: str, given: object) -> Any:
     """Return a parsed object as a `kind`, which is called `name`; raises as entry_of, the field of the whole is ""."""
     try:
-        if not getattr(given, "repeated", ()):
+        if not any(repeated(given)):
             return msgspec.convert(given, kind)
         found = ""
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter of half a surrogate pair
@@ -81,6 +94,17 @@ def typed(kind: type[msgspec.Struct], name: str, given: object) -> Any:
         problems.add(InvalidInput("", shown(found), f"the fields are {_listed(list(fields))}"))
     problems.refuse()
     raise AssertionError("nothing was wrong")
+
+
+def repeated(given: object, where: str = "") -> Iterator[str]:
+    """Yield the names that a parsed object, and those in its lists, have more than once; `where` goes before them."""
+    if isinstance(given, dict):
+        for name in getattr(given, "repeated", ()):
+            yield f"{where}{name}"
+        for name, value in given.items():
+            if isinstance(value, list):
+                for place, one in enumerate(value):
+                    yield from repeated(one, f"{where}{name}[{place}].")
 
 
 def place_of(key: str, values: Mapping[str, Any], skipped: Sequence[int]) -> int:
@@ -106,6 +130,8 @@ def key_in(noun: Noun, given: object) -> str | None:
 
 def right_key(noun: Noun, given: object) -> str | None:
     """Return the key of an entry that is wrong, in its one spelling, if at least the key is right."""
+    if noun.composed is not None:
+        return None
     key, check = key_in(noun, given), FIELD_CHECKS.get(noun.kind, {}).get(noun.key)
     try:
         return check(key, noun.key) if key is not None and check is not None else key
@@ -160,29 +186,57 @@ class _Table:
             if all(problem.field != self.noun.key for problem in problems):
                 problems.append(self._twin(key))
         for problem in problems:
-            line = self._line_of((name, place, problem.field))
+            line = self._line_of(path_of(f"{name}[{place}].{problem.field}") if problem.field else (name, place))
             self._problems.add(placed(problem, name, place, line, named))
 
 
-def _check_fields(kind: type[msgspec.Struct], of: str, given: Mapping[str, Any], problems: Problems) -> None:
+def _check_fields(
+    kind: type[msgspec.Struct], of: str, given: Mapping[str, Any], problems: Problems, where: str = ""
+) -> None:
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     checks = FIELD_CHECKS.get(kind, {})
     for name, value in given.items():
-        field = fields.get(name)
+        field, path = fields.get(name), f"{where}{name}"
         if field is None:
-            problems.add(InvalidInput(shown(str(name)), "no such field", _instead(str(name), list(fields), "fields")))
-        elif isinstance(value, str) and name in checks:
+            hint = _instead(str(name), list(fields), "fields")
+            problems.add(InvalidInput(f"{where}{shown(str(name))}", "no such field", hint))
+        elif (part := part_of(field.type)) is not None and isinstance(value, list | tuple):
+            for place, one in enumerate(value):
+                _check_part(part, name, one, problems, f"{path}[{place}]")
+        elif name in checks and (_fits(value, field.type) or (isinstance(value, str) and _text(field.type) is str)):
             try:
-                checks[name](value, name)
+                if value is not None:
+                    checks[name](value, path)
             except InvalidInput as error:
                 problems.add(error)
         elif not _fits(value, field.type):
-            problems.add(InvalidInput(name, _what(value), _wanted(field.type)))
+            problems.add(InvalidInput(path, _what(value), _wanted(field.type)))
     for name in getattr(given, "repeated", ()):
-        problems.add(InvalidInput(shown(name), "given twice", "give each field once"))
+        problems.add(InvalidInput(f"{where}{shown(name)}", "given twice", "give each field once"))
     for name, field in fields.items():
         if field.required and name not in given:
-            problems.add(InvalidInput(name, "missing", f"each {of} has one"))
+            problems.add(InvalidInput(f"{where}{name}", "missing", f"each {of} has one"))
+
+
+def _check_part(kind: type[msgspec.Struct], of: str, given: object, problems: Problems, where: str) -> None:
+    """Note what is wrong with one table of a list within an entry."""
+    if isinstance(given, dict):
+        _check_fields(kind, of, given, problems, f"{where}.")
+    elif not isinstance(given, kind):
+        names = [field.encode_name for field in msgspec.structs.fields(kind)]
+        problems.add(InvalidInput(where, _what(given), f"write a table of {_listed(names)}"))
+
+
+def part_of(kind: Any) -> type[msgspec.Struct] | None:
+    """Return the type of the tables in a field that is a list of them; None of another field."""
+    inner = get_args(kind)[0] if get_origin(kind) is tuple else None
+    return inner if isinstance(inner, type) and issubclass(inner, msgspec.Struct) else None
+
+
+def _text(kind: Any) -> Any:
+    """Return `str` for a field whose values are texts, whichever; else the field's own type."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return str if any(each is str or get_origin(each) is Literal for each in kinds) else kind
 
 
 def _refuse_shape(
@@ -205,9 +259,10 @@ def _wanted(kind: Any) -> str:
         return f"use one of {_listed(list(get_args(kind)))}"
     if get_origin(kind) in (Union, UnionType):
         return _wanted(get_args(kind)[0])
-    if get_origin(kind) is list:
+    if get_origin(kind) in (list, tuple):
         return "write a list"
-    return {bool: "write true or false", int: "write a whole number"}.get(kind, "write text in quotes")
+    words = {bool: "write true or false", int: "write a whole number", float: "write a number"}
+    return words.get(kind, "write text in quotes")
 
 
 def _what(value: object) -> str:

@@ -1,11 +1,12 @@
 """An intent, written as a TOML document."""
 
+from functools import cache
 from typing import Any, TextIO
 
 import msgspec
 
 from hopline.config import Intent
-from hopline.intent import NOUNS, Noun, Wanted, wanted_of
+from hopline.intent import NOUNS, Wanted, wanted_of
 
 _AT_ONCE = 4096  # entries that are written at once
 
@@ -20,8 +21,9 @@ def write_toml(intent: Intent | Wanted, out: TextIO) -> None:
         for key, value in wanted.of(noun.name).items():
             rest = rest_of.get(value)
             if rest is None:
-                rest = rest_of[value] = _rest(noun, value)
-            block.append(f"{gap}[[{noun.name}]]\n{noun.key} = {_spelled(key)}\n{rest}")
+                rest = rest_of[value] = _fields(value, noun.kind, noun.key, noun.name)
+            first = key if noun.composed is None else getattr(value, noun.key)
+            block.append(f"{gap}[[{noun.name}]]\n{noun.key} = {_spelled(first)}\n{rest}")
             gap = "\n"
             if len(block) == _AT_ONCE:
                 out.write("".join(block))
@@ -29,16 +31,27 @@ def write_toml(intent: Intent | Wanted, out: TextIO) -> None:
         out.write("".join(block))
 
 
-def _rest(noun: Noun, value: Any) -> str:
-    lines = []
-    for field in msgspec.structs.fields(noun.kind):
-        held = getattr(value, field.name, field.default)
-        if field.name != noun.key and held != field.default:
-            lines.append(f"{field.name} = {_spelled(held)}\n")
-    return "".join(lines)
+def _fields(value: Any, kind: type[msgspec.Struct], key: str, table: str, indent: str = "") -> str:
+    """Return the lines of what is no default, but for the key, and after them the tables within."""
+    lines, tables = [], []
+    for name, encoded, default in _fields_of(kind):
+        held = getattr(value, name, default)
+        if name == key or held == default:
+            continue
+        if isinstance(held, tuple):
+            part, inner = f"{table}.{encoded}", type(held[0])
+            tables += [f"{indent}  [[{part}]]\n{_fields(one, inner, '', part, indent + '  ')}" for one in held]
+        else:
+            lines.append(f"{indent}{encoded} = {_spelled(held)}\n")
+    return "".join([*lines, *tables])
 
 
-def _spelled(value: str | bool | int) -> str:
+@cache
+def _fields_of(kind: type[msgspec.Struct]) -> list[tuple[str, str, Any]]:
+    return [(field.name, field.encode_name, field.default) for field in msgspec.structs.fields(kind)]
+
+
+def _spelled(value: str | bool | int | float) -> str:
     if not isinstance(value, str):
         return str(value).lower()
     if value.isascii() and '"' not in value and "\\" not in value and value.isprintable():

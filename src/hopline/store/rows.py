@@ -20,6 +20,8 @@ _PLAIN: dict[type[shapes.Type], str] = {
     shapes.LiteralType: "TEXT",
     shapes.BoolType: "INTEGER",
     shapes.IntType: "INTEGER",
+    shapes.FloatType: "REAL",
+    shapes.VarTupleType: "TEXT",  # a list of objects, as JSON
 }
 
 
@@ -32,16 +34,27 @@ class Undecodable(Exception):
 
 
 def column(kind: type[msgspec.Struct], name: str) -> str:
-    """Return the definition of a field's column: NULL stands for None, 0 and 1 for a bool."""
-    info = shapes.type_info(kind)
-    assert isinstance(info, shapes.StructType)
-    of = next(field.type for field in info.fields if field.name == name)
-    types = of.types if isinstance(of, shapes.UnionType) else (of,)
+    """Return the definition of a field's column: NULL stands for None, 0 and 1 for a bool, JSON for a list."""
+    types = _types(kind, name)
     plain = {_PLAIN.get(type(each)) for each in types if not isinstance(each, shapes.NoneType)}
+    if plain == {"TEXT", "INTEGER"}:
+        plain = {"TEXT"}  # may be written as a number, and is spelled as text
     if len(plain) != 1 or None in plain:
         raise TypeError(f"{kind.__name__}.{name}: no column for its type: give it one in hopline.store.rows")
     nullable = any(isinstance(each, shapes.NoneType) for each in types)
     return f'"{name}" {plain.pop()}{"" if nullable else " NOT NULL"}'
+
+
+def is_list(kind: type[msgspec.Struct], name: str) -> bool:
+    """Whether a field is a list of objects."""
+    return any(isinstance(each, shapes.VarTupleType) for each in _types(kind, name))
+
+
+def _types(kind: type[msgspec.Struct], name: str) -> tuple[shapes.Type, ...]:
+    info = shapes.type_info(kind)
+    assert isinstance(info, shapes.StructType)
+    of = next(field.type for field in info.fields if field.encode_name == name)
+    return of.types if isinstance(of, shapes.UnionType) else (of,)
 
 
 class Rows:

@@ -1,6 +1,7 @@
 """The file: made whole, checked before it is trusted, brought up to the present schema in one transaction.
 
-Schema 1 had the tables of the nouns; 2 adds `state`, one row, and `history`; 3 has what forwards share once, by number.
+Schema 1 had the tables of the nouns; 2 adds `state`, one row, and `history`; 3 has what forwards share once, by number;
+4 adds services and decap.
 """
 
 import os
@@ -19,7 +20,7 @@ from hopline.store.place import FILE, sync
 from hopline.store.rows import Undecodable
 from hopline.store.tables import Table, tables, write_all
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LOG_PAGES = 1000  # after which SQLite copies the log back into the file at the end of a write; its own default
 APPLICATION_ID = 0x484F504C  # "HOPL", at offset 68 of the file (sqlite.org/fileformat.html)
 
@@ -137,7 +138,11 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
     ((verdict, *_),) = connection.execute("PRAGMA quick_check(1)").fetchall()
     if verdict != "ok":
         raise Damaged(" ".join(str(verdict).lower().split()))
-    needed = {"interface", "forward"} if version == 1 else {*tables(), "state", "history"}
+    needed = {"interface", "forward"}
+    if version > 1:
+        needed |= {"state", "history"}
+    if version > 2:
+        needed |= {"forward_value"}
     if version == SCHEMA_VERSION:
         needed.update(*(table.names for table in tables().values()))
     found = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
@@ -164,18 +169,20 @@ def _content(connection: sqlite3.Connection, version: int) -> Content:
 def _brought_up(connection: sqlite3.Connection, version: int) -> Wanted:
     """Bring an older schema up to the present one, in one transaction; return its entries."""
     connection.execute("BEGIN IMMEDIATE")
-    # up to schema 2 each entry was a row of its own, with all that it says; nouns that came later have none
     present = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    wanted = Wanted({noun.name: Table(noun).rows(connection) for noun in NOUNS if noun.name in present})
-    for noun in NOUNS:
-        if noun.shared and noun.name in present:
+    # up to schema 2 each entry was a row of its own, with all that it says; nouns that came later have none
+    alone = version < 3
+    known = [noun for noun in NOUNS if noun.name in present]
+    wanted = Wanted({noun.name: (Table(noun) if alone else tables()[noun.name]).rows(connection) for noun in known})
+    for noun in known:
+        if alone and noun.shared:
             connection.execute(f'DROP TABLE "{noun.name}"')
     state = State(0, {name: len(entries) for name, entries in wanted.entries.items()})
     if version > 1:
         state = _state(connection)
         _check_counts(wanted, state)  # before anything is changed of a file that may be set aside
     _upgrade(connection, state)
-    changed = {noun.name: Delta(after=wanted.of(noun.name)) for noun in NOUNS if noun.shared}
+    changed = {noun.name: Delta(after=wanted.of(noun.name)) for noun in known if alone and noun.shared}
     write_all(connection, Change(changed))
     connection.execute("COMMIT")
     return wanted

@@ -1,5 +1,8 @@
 """How a noun lies in the file: a table of its name, a row for each entry, the key first.
 
+A field that is a list of objects is one column of JSON. Where a key is made of several fields, it is a column more. A
+row is found by all that it says, so a field that comes later, of those objects too, is a new schema that enters it.
+
 Where many keys share a value, as a million destinations do a few next hops, a second table has each value once, with
 how many entries have it, and the first has its number. The tables follow from `hopline.intent.NOUNS`; nothing here
 knows one noun from another.
@@ -16,7 +19,9 @@ import msgspec
 
 from hopline.errors import InvalidInput
 from hopline.intent import NOUNS, Change, Delta, Noun
-from hopline.store.rows import Rows, Tail, Undecodable, column
+from hopline.store.rows import Rows, Tail, Undecodable, column, is_list
+
+_encoder = msgspec.json.Encoder()
 
 
 class Table:
@@ -24,12 +29,15 @@ class Table:
 
     def __init__(self, noun: Noun) -> None:
         self.noun = noun
-        key, *rest = noun.kind.__struct_fields__
-        if key != noun.key:
+        names = [field.encode_name for field in msgspec.structs.fields(noun.kind)]
+        if noun.composed is None and names[0] != noun.key:
             raise TypeError(f"{noun.kind.__name__}: the key {noun.key} is to be its first field")
-        self._columns = [column(noun.kind, name) for name in rest]
-        self._fields = [f'"{name}"' for name in rest]
-        self._rows = Rows(noun.name, f'"{noun.key}"', self._columns, self._fields)
+        self._names = names if noun.composed else names[1:]  # of the fields in a tail
+        self._lists = [place for place, name in enumerate(self._names) if is_list(noun.kind, name)]
+        self._columns = [column(noun.kind, name) for name in self._names]
+        self._fields = [f'"{name}"' for name in self._names]
+        self._key = '"key"' if noun.composed else f'"{noun.key}"'
+        self._rows = Rows(noun.name, self._key, self._columns, self._fields)
         self.names: tuple[str, ...] = (noun.name,)  # of its tables in the file
         self.create: tuple[str, ...] = (self._rows.create,)
 
@@ -52,9 +60,13 @@ class Table:
         """Return what one row says of its key; Undecodable if that cannot be."""
         noun = self.noun
         try:
-            fields = dict(zip(noun.kind.__struct_fields__, (key, *tail), strict=True))
+            fields = dict(zip(self._names, tail, strict=True))
+            for place in self._lists:
+                fields[self._names[place]] = msgspec.json.decode(str(tail[place]))
+            if noun.composed is None:
+                fields[noun.key] = key
             entry = msgspec.convert(fields, noun.kind, strict=False)
-            if noun.checked(entry) != entry:
+            if noun.checked(entry) != entry or noun.key_of(entry) != key:
                 raise InvalidInput(noun.key, f"{key} is not in its one spelling")
         except (InvalidInput, ValueError) as error:
             raise Undecodable(f"{noun.name} {key!r}: {error}") from error
@@ -63,8 +75,12 @@ class Table:
     def tails(self, *several: Mapping[str, Any]) -> dict[int, Tail]:
         """Return what rows say of their keys, by the id() of the value; the values are few where they are shared."""
         distinct = {id(value): value for entries in several for value in entries.values()}
-        entry, fields = self.noun.entry, msgspec.structs.astuple
-        return {number: fields(entry("", value))[1:] for number, value in distinct.items()}
+        entry, fields, first = self.noun.entry, msgspec.structs.astuple, 0 if self.noun.composed else 1
+        tails = {number: fields(entry("", value))[first:] for number, value in distinct.items()}
+        for place in self._lists:
+            for number, tail in tails.items():
+                tails[number] = (*tail[:place], _encoder.encode(tail[place]).decode(), *tail[place + 1 :])
+        return tails
 
     def write(self, connection: sqlite3.Connection, delta: Delta) -> None:
         """Make the change; Astray if a row that goes or changes is not as `before` has it, or a new one is there."""
@@ -90,7 +106,7 @@ class SharedTable(Table):
     def __init__(self, noun: Noun) -> None:
         super().__init__(noun)
         values = f"{noun.name}_value"
-        key = f'"{noun.key}"'
+        key = self._key
         self._rows = Rows(noun.name, key, ["value INTEGER NOT NULL"], ["value"])
         self.names = (noun.name, values)
         self.create = (

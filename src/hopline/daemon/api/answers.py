@@ -64,13 +64,13 @@ def answer(value: Any) -> Response:
     return value if isinstance(value, Response) else Response(encoder.encode(value), media_type=JSON)
 
 
-async def rows_answer(made: Awaitable[list[Any]], room: Room) -> Response:
+async def rows_answer(made: Awaitable[list[Any]], room: Room, at_once: int = ROWS_AT_ONCE) -> Response:
     """Return a list, in parts if it is long, so that it is never held as text in full."""
     async with room.making:
         rows = await made
-    if len(rows) <= ROWS_AT_ONCE:
+    if len(rows) <= at_once:
         return answer(rows)
-    return parts_answer(_list(rows), room)
+    return parts_answer(_list(rows, at_once), room)
 
 
 def parts_answer(parts: AsyncIterator[bytes], room: Room) -> Response:
@@ -78,9 +78,9 @@ def parts_answer(parts: AsyncIterator[bytes], room: Room) -> Response:
     return StreamingResponse(room.answer(parts), media_type=JSON)
 
 
-async def _list(rows: list[Any]) -> AsyncIterator[bytes]:
+async def _list(rows: list[Any], at_once: int) -> AsyncIterator[bytes]:
     yield b"["
-    async for part in encoded_parts(rows):
+    async for part in encoded_parts(rows, at_once):
         yield part
     yield b"]"
 

@@ -9,11 +9,28 @@ from typing import Any, Literal
 import msgspec
 from starlette.requests import Request
 
-from hopline.config import Forward, Intent, Interface, checked_forward, checked_forwards, checked_interface, shown
+from hopline.config import (
+    Backend,
+    BackendChange,
+    Decap,
+    Forward,
+    Intent,
+    Interface,
+    Service,
+    ServiceChange,
+    checked_backend,
+    checked_change,
+    checked_decap,
+    checked_forward,
+    checked_forwards,
+    checked_interface,
+    checked_service,
+    shown,
+)
 from hopline.daemon.api.answers import JSON
 from hopline.daemon.api.room import MIB, Room
 from hopline.document import BulkReader, json, read_json
-from hopline.document.values import typed
+from hopline.document.values import repeated, typed
 from hopline.errors import InvalidInput, InvalidInputs, Problems
 from hopline.explain import Batch, Question, checked_batch, checked_question
 from hopline.intent import Wanted
@@ -177,7 +194,7 @@ def decode(body: bytes, kind: Any, name: str = "") -> Any:
         raise InvalidInput("body", "nested too deeply", _DESCRIBED) from None
     if not isinstance(value, list):
         _check_once(json.objects(body, "body"), name)
-    elif value and isinstance(value[0], Forward) and json.repeats(body, Forward, value):
+    elif value and isinstance(value[0], msgspec.Struct) and json.repeats(body, type(value[0]), value):
         for place, entry in enumerate(json.objects(body, "body")):
             _check_once(entry, f"{name}[{place}].")
     return value
@@ -194,8 +211,8 @@ def _ill_typed(given: Any, kind: Any, found: str) -> InvalidInput:
 
 
 def _check_once(given: Any, where: str) -> None:
-    for name in getattr(given, "repeated", ()):
-        raise InvalidInput(f"{where}{name}", "given twice", "give each field once")
+    for name in repeated(given, where):
+        raise InvalidInput(name, "given twice", "give each field once")
 
 
 def _interface(body: bytes) -> Interface:
@@ -223,26 +240,65 @@ def _forwards(body: bytes) -> list[Forward]:
         entries: list[Forward] = decode(body, list[Forward], "forward")
     except InvalidInput:
         # slower, and only now: all that is wrong, not the first alone
-        raise _wrong_forwards(body) from None
+        raise _wrong_list(body, "forward", lambda data: checked_forward(decode(data, Forward))) from None
     if not entries:
         raise InvalidInput("body", "an empty list", "give at least one forward")
     return checked_forwards(entries)
 
 
-def _wrong_forwards(body: bytes) -> InvalidInput:
+def _wrong_list(body: bytes, name: str, read: Callable[[bytes], object]) -> InvalidInput:
     problems = Problems()
-    for place, entry in enumerate(decode(body, list[msgspec.Raw], "forward")):
+    for place, entry in enumerate(decode(body, list[msgspec.Raw], name)):
         try:
-            checked_forward(decode(bytes(entry), Forward))
+            read(bytes(entry))
         except InvalidInput as error:
             whole = error.field == "body"
-            where = f"forward[{place}]"
+            where = f"{name}[{place}]"
             problems.add(InvalidInput(where, error.detail, error.hint) if whole else error.within(f"{where}."))
     try:
         problems.refuse()
     except InvalidInput as error:
         return error
     raise AssertionError("a list that did not decode has entries that do")
+
+
+def _service(body: bytes) -> Service:
+    return checked_service(decode(body, Service))
+
+
+def _service_change(body: bytes) -> ServiceChange:
+    change: ServiceChange = checked_change(decode(body, ServiceChange))
+    return change
+
+
+def _backends(body: bytes) -> list[Backend]:
+    def read(data: bytes) -> Backend:
+        return checked_backend(decode(data, Backend))
+
+    if body.lstrip()[:1] != b"[":
+        return [read(body)]
+    try:
+        backends = [checked_backend(each) for each in decode(body, list[Backend], "backend")]
+    except InvalidInput:
+        raise _wrong_list(body, "backend", read) from None
+    if not backends:
+        raise InvalidInput("body", "an empty list", "give at least one backend")
+    places: dict[str, int] = {}
+    for place, backend in enumerate(backends):
+        first = places.setdefault(backend.address, place)
+        if first != place:
+            detail = f"{backend.address} is also backend[{first}]"
+            raise InvalidInput(f"backend[{place}].address", detail, "give each backend once")
+    return backends
+
+
+def _backend_change(body: bytes) -> BackendChange:
+    change: BackendChange = checked_change(decode(body, BackendChange))
+    return change
+
+
+def _decap(body: bytes) -> Decap:
+    return checked_decap(decode(body, Decap))
 
 
 def _question(body: bytes) -> Question:
@@ -256,6 +312,11 @@ def _batch(body: bytes) -> Batch:
 INTERFACE = Body(Interface, _interface)
 INTERFACE_CHANGE = Body(InterfaceChange, _interface_change)
 FORWARDS = Body(Forward | list[Forward], _forwards)
+SERVICE = Body(Service, _service)
+SERVICE_CHANGE = Body(ServiceChange, _service_change)
+BACKENDS = Body(Backend | list[Backend], _backends)
+BACKEND_CHANGE = Body(BackendChange, _backend_change)
+DECAP = Body(Decap, _decap)
 FLUSH = Body(Flush, _flush)
 DOCUMENT = Body(Intent, read_json, DOCUMENT_MOST)
 UPLOAD = Body(str, None, UPLOAD_MOST, tuple(UPLOADS))

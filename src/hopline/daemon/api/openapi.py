@@ -6,11 +6,24 @@ from typing import Any
 import msgspec
 
 from hopline import __version__
-from hopline.config import Forward, Interface
+from hopline.config import Backend, BackendChange, Decap, Forward, Interface, Service, ServiceChange
+from hopline.config.backend import WEIGHT_MOST
+from hopline.config.health import LONGEST as LONGEST_CHECK
+from hopline.config.numbers import RING_LEAST, RING_MOST
+from hopline.config.service import BACKENDS_MOST, IDLE_MOST, SEED_MOST
 from hopline.daemon.api.answers import JSON, ErrorBody
 from hopline.daemon.api.body import Flush, InterfaceChange
 from hopline.daemon.api.operations import OPERATIONS, Operation
-from hopline.daemon.api.parameters import ADDRESS, DESTINATION, DEVICE, MAC, Parameter, Schema
+from hopline.daemon.api.parameters import (
+    ADDRESS,
+    DESTINATION,
+    DEVICE,
+    MAC,
+    SERVICE,
+    SOURCE,
+    Parameter,
+    Schema,
+)
 from hopline.daemon.encode import encoder
 from hopline.explain import BATCH_FRAMES, Batch, Question
 from hopline.features.probe import FLAGS, LONGEST, LONGEST_FRAME, SHORTEST_FRAME
@@ -42,6 +55,36 @@ def _whole(least: int, most: int) -> Schema:
     return {"type": "integer", "minimum": least, "maximum": most}
 
 
+_PORT = {"anyOf": [_whole(1, 65535), {"type": "string", "pattern": "^(any|[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?)$"}]}
+_SERVICE: dict[str, Schema] = {
+    "vip": ADDRESS,
+    "port": _PORT,
+    "gue_port": _whole(1, 65535),
+    "local": {"anyOf": [DESTINATION, _NULL]},
+    "ring": _whole(RING_LEAST, RING_MOST),
+    "seed": _whole(0, SEED_MOST),
+    "idle": _whole(1, IDLE_MOST),
+    "own_dev": {"anyOf": [DEVICE, _NULL]},
+    "check": {"type": "string", "maxLength": LONGEST_CHECK, "pattern": "^([A-Za-z]{3,5}|[A-Za-z]{3,5}://[!-~]*)$"},
+    "interval": {"type": "number", "minimum": 0.1, "maximum": 3600},
+    "rise": _whole(1, 100),
+    "fall": _whole(1, 100),
+    "expect": {"type": "string", "pattern": "^[0-9, -]+$"},
+}
+_BACKEND: dict[str, Schema] = {
+    "weight": _whole(0, WEIGHT_MOST),
+    "via": {"anyOf": [ADDRESS, _NULL]},
+    "dst_mac": {"anyOf": [MAC, _NULL]},
+    "dev": {"anyOf": [DEVICE, _NULL]},
+}
+
+
+def _default(kind: type[msgspec.Struct], name: str) -> Schema:
+    """Return what a schema says of a field's default; nothing where it has none."""
+    default = next(field.default for field in msgspec.structs.fields(kind) if field.name == name)
+    return {} if default is msgspec.NODEFAULT else {"default": default}
+
+
 # what the checks refuse and the types let pass, as far as it is cheap to say
 _NARROWER: dict[type, dict[str, Schema]] = {
     Interface: {"name": DEVICE},
@@ -52,6 +95,21 @@ _NARROWER: dict[type, dict[str, Schema]] = {
         "dst_mac": {"anyOf": [MAC, _NULL], "default": None},
         "via": {"anyOf": [ADDRESS, _NULL], "default": None},
     },
+    Service: {
+        **{name: {**schema, **_default(Service, name)} for name, schema in _SERVICE.items()},
+        "name": SERVICE,
+        "quic": {"const": False, "default": False},
+        "backend": {
+            "type": "array",
+            "items": {"$ref": _REFERENCE.format(name="Backend")},
+            "maxItems": BACKENDS_MOST,
+            "default": [],
+        },
+    },
+    ServiceChange: _SERVICE,
+    Backend: {**{name: {**schema, **_default(Backend, name)} for name, schema in _BACKEND.items()}, "address": ADDRESS},
+    BackendChange: _BACKEND,
+    Decap: {"local": ADDRESS, "from": SOURCE, "gue_port": {**_whole(1, 65535), **_default(Decap, "gue_port")}},
     Flush: {"origin": {"const": "learned"}},
     Question: {
         "in": _or_null(DEVICE),
@@ -81,6 +139,15 @@ _MORE: dict[type, Schema] = {
         ],
     },
     InterfaceChange: {"minProperties": 1},
+    ServiceChange: {"minProperties": 1},
+    BackendChange: {"minProperties": 1},
+    Backend: {
+        "anyOf": [
+            {"properties": {"via": _NULL, "dst_mac": _NULL, "dev": _NULL}},
+            {"required": ["via"], "properties": {"via": _STRING, "dst_mac": _NULL}},
+            {"required": ["dst_mac", "dev"], "properties": {"via": _NULL, "dst_mac": _STRING, "dev": _STRING}},
+        ],
+    },
     Question: {
         "anyOf": [
             {"required": ["hex"], "properties": {"hex": _STRING}},

@@ -6,29 +6,52 @@ from dataclasses import dataclass
 from typing import Any
 
 from hopline.config import Intent
-from hopline.daemon.api import resources
+from hopline.config.service import IDLE_MOST
+from hopline.daemon.api import balance, resources
 from hopline.daemon.api.answers import Changed
 from hopline.daemon.api.body import (
+    BACKEND_CHANGE,
+    BACKENDS,
     BATCH,
+    DECAP,
     DOCUMENT,
     FLUSH,
     FORWARDS,
     INTERFACE,
     INTERFACE_CHANGE,
     QUESTION,
+    SERVICE,
+    SERVICE_CHANGE,
     UPLOAD,
     Body,
 )
-from hopline.daemon.api.parameters import Parameter, address, choice, destination, device, flag, number, seconds
+from hopline.daemon.api.parameters import (
+    Parameter,
+    address,
+    choice,
+    destination,
+    device,
+    flag,
+    host,
+    number,
+    seconds,
+    service,
+    source,
+)
 from hopline.daemon.protocol import (
     Applied,
+    BackendChanged,
     Confirmed,
+    DecapRow,
+    DrainState,
     ForwardAnswer,
     ForwardRow,
     HistoryRow,
     InterfaceAdded,
     InterfaceState,
     NextHopRow,
+    ServiceChanged,
+    ServiceRow,
     Status,
 )
 from hopline.explain import Explanation, Tallied
@@ -79,6 +102,18 @@ REVISION = number("revision", "Refuse if the intent is not, or no longer, this o
 LIMIT = number("limit", "How many differences of each kind to list.", 0, DIFFERENCES_MOST, default=100)
 NUMBER = number("number", "The number of a change; 0 is before the first.", 0, place="path")
 ADDRESS = address("address", "The packet's destination.")
+SERVICE_NAME = service("name", "The service's name.")
+BACKEND_ADDRESS = host("address", "The backend's address.", "path")
+DRAINED_ADDRESS = host("address", "The backend's address.")
+STATS = flag("stats", "Whether to count packets, octets and connections.")
+FLOWS = flag("flows", "Whether to count the flows that are remembered.")
+RING = flag("ring", "Whether to count slots, by state and by backend.")
+GRACE = seconds("grace", "How long it keeps its flows; the service's idle time unless told.", 0, IDLE_MOST)
+SINCE = seconds("since", "How far back a flow that counts was seen.", 0, IDLE_MOST, default=60.0)
+LOCAL = host("local", "The address that encapsulated packets come to.")
+FROM = source("from", "Whose packets are accepted: an address, a prefix, or any.")
+ENCAP = choice("encap", "How they are encapsulated.", "ipip", "gue", default="ipip")
+ONE_BACKEND = "/services/{name}/backends/{address}"
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/status", resources.status, Status, view=True),
@@ -94,6 +129,31 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("POST", "/forwards/load", resources.forward_load, Applied, (LIMIT,), UPLOAD),
     Operation("GET", "/forwards/get", resources.forward_get, ForwardAnswer, (ADDRESS, IN), view=True),
     Operation("POST", "/forwards/flush", resources.forward_flush, Changed, (), FLUSH),
+    Operation("GET", "/services", balance.services, list[ServiceRow], (STATS, FLOWS, RING), view=True),
+    Operation("POST", "/services", balance.service_add, ServiceChanged, (), SERVICE),
+    Operation("GET", "/services/{name}", balance.service, ServiceRow, (SERVICE_NAME, STATS, FLOWS, RING), view=True),
+    Operation("PATCH", "/services/{name}", balance.service_set, ServiceChanged, (SERVICE_NAME,), SERVICE_CHANGE),
+    Operation("DELETE", "/services/{name}", balance.service_del, Changed, (SERVICE_NAME,)),
+    Operation("POST", "/services/{name}/backends", balance.backend_add, BackendChanged, (SERVICE_NAME,), BACKENDS),
+    Operation(
+        "PATCH", ONE_BACKEND, balance.backend_set, BackendChanged, (SERVICE_NAME, BACKEND_ADDRESS), BACKEND_CHANGE
+    ),
+    Operation("DELETE", ONE_BACKEND, balance.backend_del, BackendChanged, (SERVICE_NAME, BACKEND_ADDRESS, GRACE)),
+    Operation("POST", f"{ONE_BACKEND}/drain", balance.backend_drain, BackendChanged, (SERVICE_NAME, BACKEND_ADDRESS)),
+    Operation(
+        "POST", f"{ONE_BACKEND}/undrain", balance.backend_undrain, BackendChanged, (SERVICE_NAME, BACKEND_ADDRESS)
+    ),
+    Operation(
+        "GET",
+        "/services/{name}/drained",
+        balance.backend_drained,
+        DrainState,
+        (SERVICE_NAME, DRAINED_ADDRESS, SINCE),
+        view=True,
+    ),
+    Operation("GET", "/decaps", balance.decaps, list[DecapRow], view=True),
+    Operation("POST", "/decaps", balance.decap_add, DecapRow, (), DECAP),
+    Operation("DELETE", "/decaps", balance.decap_del, Changed, (LOCAL, FROM, ENCAP)),
     Operation("POST", "/explain", resources.explain, Explanation, (), QUESTION, view=True),
     Operation("POST", "/explain/batch", resources.explain_batch, Tallied, (), BATCH, view=True),
     Operation("GET", "/next-hops", resources.next_hops, list[NextHopRow], view=True),

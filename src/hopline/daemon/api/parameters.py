@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from hopline.config import MODES, canonical_address, canonical_destination, device_name, shown
+from hopline.config import (
+    MODES,
+    canonical_address,
+    canonical_destination,
+    canonical_host,
+    device_name,
+    service_name,
+    shown,
+)
+from hopline.config.decap import accepted_source
 from hopline.errors import InvalidInput
 
 Schema = dict[str, Any]
@@ -17,6 +26,8 @@ ADDRESS: Schema = {"type": "string", "pattern": "^[0-9A-Fa-f:.]{2,45}$"}
 DESTINATION: Schema = {"type": "string", "pattern": "^[0-9A-Fa-f:.]{2,45}(/(0|[1-9][0-9]{0,2}))?$"}
 MAC: Schema = {"type": "string", "pattern": "^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$"}
 DEVICE: Schema = {"type": "string", "minLength": 1, "maxLength": 15, "pattern": "^[^/:\\s]+$"}
+SERVICE: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,63}$"}
+SOURCE: Schema = {"type": "string", "pattern": "^(any|[0-9A-Fa-f:.]{2,45}(/(0|[1-9][0-9]{0,2}))?)$"}
 MODE: Schema = {"type": "string", "enum": list(MODES)}
 
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?", re.ASCII)
@@ -69,7 +80,7 @@ def number(
     return Parameter(name, says, schema, read, place, required=place == "path", default=default)
 
 
-def seconds(name: str, says: str, least: float, most: float) -> Parameter:
+def seconds(name: str, says: str, least: float, most: float, default: float | None = None) -> Parameter:
     """Return a parameter that is a time in seconds."""
 
     def read(text: str) -> float:
@@ -77,10 +88,13 @@ def seconds(name: str, says: str, least: float, most: float) -> Parameter:
             return float(text)
         raise InvalidInput(name, f"{shown(text)} is not a time in range", f"give {least:g} to {most:g} seconds")
 
-    return Parameter(name, says, {"type": "number", "minimum": least, "maximum": most}, read)
+    schema: Schema = {"type": "number", "minimum": least, "maximum": most}
+    if default is not None:
+        schema["default"] = default
+    return Parameter(name, says, schema, read, default=default)
 
 
-def choice(name: str, says: str, *names: str) -> Parameter:
+def choice(name: str, says: str, *names: str, default: str | None = None) -> Parameter:
     """Return a parameter that is one of some words."""
 
     def read(text: str) -> str:
@@ -88,7 +102,10 @@ def choice(name: str, says: str, *names: str) -> Parameter:
             raise InvalidInput(name, f"{shown(text)} is none of these", f"give {' or '.join(names)}")
         return text
 
-    return Parameter(name, says, {"type": "string", "enum": list(names)}, read)
+    schema: Schema = {"type": "string", "enum": list(names)}
+    if default is not None:
+        schema["default"] = default
+    return Parameter(name, says, schema, read, default=default)
 
 
 def destination(required: bool = False, many: bool = False) -> Parameter:
@@ -100,6 +117,21 @@ def destination(required: bool = False, many: bool = False) -> Parameter:
 def address(name: str, says: str) -> Parameter:
     """Return a parameter that is one address, which must be given."""
     return Parameter(name, says, ADDRESS, lambda text: canonical_address(text, name), required=True)
+
+
+def service(name: str, says: str) -> Parameter:
+    """Return a part of the path that names a service."""
+    return Parameter(name, says, SERVICE, lambda text: service_name(text, name), "path", required=True)
+
+
+def host(name: str, says: str, place: Literal["query", "path"] = "query") -> Parameter:
+    """Return a parameter that is one host's address, which must be given."""
+    return Parameter(name, says, ADDRESS, lambda text: canonical_host(text, name), place, required=True)
+
+
+def source(name: str, says: str) -> Parameter:
+    """Return a parameter that says whose outer headers are accepted, which must be given."""
+    return Parameter(name, says, SOURCE, lambda text: accepted_source(text, name), required=True)
 
 
 def device(name: str, says: str, place: Literal["query", "path"] = "query") -> Parameter:

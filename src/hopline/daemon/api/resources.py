@@ -11,7 +11,7 @@ from hopline.config import shown
 from hopline.daemon.api.answers import Changed, answer, parts_answer, rows_answer
 from hopline.daemon.api.body import Upload
 from hopline.daemon.api.room import Room
-from hopline.daemon.encode import ROWS_AT_ONCE, encoded_parts
+from hopline.daemon.encode import ROWS_AT_ONCE, SERVICES_AT_ONCE, encoded_parts
 from hopline.daemon.protocol import (
     Applied,
     Confirmed,
@@ -136,7 +136,8 @@ async def intent(asked: Asked) -> Response:
     """Show all that was asked for, as one document."""
     async with asked.room.making:
         wanted = await asked.service.intent()
-    if sum(len(wanted.of(noun.name)) for noun in NOUNS) <= ROWS_AT_ONCE:
+    entries = sum(len(wanted.of(noun.name)) for noun in NOUNS)
+    if entries <= ROWS_AT_ONCE and len(wanted.of("service")) <= SERVICES_AT_ONCE:
         return answer(document_of(wanted))
     return parts_answer(_document(wanted), asked.room)
 
@@ -144,7 +145,8 @@ async def intent(asked: Asked) -> Response:
 async def _document(wanted: Wanted) -> AsyncIterator[bytes]:
     for place, noun in enumerate(NOUNS):
         yield b'%s"%s":[' % (b"," if place else b"{", noun.name.encode())
-        async for part in encoded_parts(starmap(noun.entry, wanted.of(noun.name).items())):
+        at_once = SERVICES_AT_ONCE if noun.name == "service" else ROWS_AT_ONCE
+        async for part in encoded_parts(starmap(noun.entry, wanted.of(noun.name).items()), at_once):
             yield part
         yield b"]"
     yield b"}"

@@ -1,34 +1,18 @@
-"""The intent, as frozen types, and what makes a value in it right.
+"""The noun `forward`: where packets to a destination go next, by the operator's word."""
 
-The same field names are the document's, the API's and `--json`'s. A type here holds what the operator wrote; the
-`checked_*` functions return it in the one spelling (hopline.spelling) that the store and the plan use, or raise
-InvalidInput with the field's name. Pure: nothing here looks at the host.
-"""
-
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from sys import intern
-from typing import Any, Literal, NoReturn
+from typing import Literal
 
 import msgspec
 
+from hopline.config.checks import FieldChecks, check_fields, refuse
 from hopline.errors import InvalidInput, Problems
 from hopline.spelling import canonical_address, canonical_destination, canonical_mac, canonical_via, device_name, shown
-from hopline.spelling import doubtful_destinations as doubtful_destinations
-from hopline.spelling import instance_name as instance_name  # the rules of all values are had from here
 
-Mode = Literal["auto", "native", "generic"]
 Origin = Literal["operator", "learned"]
 
-MODES: tuple[Mode, ...] = ("auto", "native", "generic")
 _MOST_SPELLINGS = 65_536  # of next hops that NextHops remembers, so that a million different ones do not fill memory
-
-
-class Interface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A device whose received packets Hopline handles."""
-
-    name: str
-    mode: Mode = "auto"
-    bypass_policy: bool = False
 
 
 class Forward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,40 +43,13 @@ class NextHop(msgspec.Struct, frozen=True):
         return Forward(to=to, dev=self.dev, src_mac=self.src_mac, dst_mac=self.dst_mac, via=self.via)
 
 
-class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that the operator asked for; names and destinations are unique."""
-
-    interface: tuple[Interface, ...] = ()
-    forward: tuple[Forward, ...] = ()
-
-
-def mode_name(text: str, field: str = "mode") -> str:
-    """Return `text` if it is one of MODES."""
-    if text not in MODES:
-        raise InvalidInput(field, f"{shown(text)} is not a mode", f"use one of {', '.join(MODES)}")
-    return text
-
-
-# what is asked of each field by itself, for those whose type does not say it all
-FIELD_CHECKS: Mapping[type, Mapping[str, Callable[[str, str], str]]] = {
-    Interface: {"name": device_name, "mode": mode_name},
-    Forward: {
-        "to": canonical_destination,
-        "dev": device_name,
-        "src_mac": canonical_mac,
-        "dst_mac": canonical_mac,
-        "via": canonical_address,
-    },
+FORWARD_FIELDS: FieldChecks = {
+    "to": canonical_destination,
+    "dev": device_name,
+    "src_mac": canonical_mac,
+    "dst_mac": canonical_mac,
+    "via": canonical_address,
 }
-
-
-def checked_interface(interface: Interface, where: str = "") -> Interface:
-    """Return the interface if its values are right; `where` is put before the field's name, as in `interface[3].`."""
-    problems = Problems()
-    _check_fields(interface, problems)
-    if problems.count:
-        _refuse(problems, where)
-    return interface
 
 
 def checked_forward(forward: Forward, where: str = "") -> Forward:
@@ -103,11 +60,11 @@ def checked_forward(forward: Forward, where: str = "") -> Forward:
         first = error
     # slower, and only now: everything that is wrong, not the first alone
     problems = Problems()
-    _check_fields(forward, problems)
+    check_fields(forward, FORWARD_FIELDS, problems)
     _check_shape(forward, problems)
     if not problems.count:
         problems.add(first)
-    return _refuse(problems, where)
+    return refuse(problems, where)
 
 
 class NextHops:
@@ -171,16 +128,6 @@ def _checked_forwards(forwards: Iterable[Forward], problems: Problems) -> list[F
     return checked
 
 
-def _check_fields(entry: Any, problems: Problems) -> None:
-    for name, check in FIELD_CHECKS[type(entry)].items():
-        text = getattr(entry, name)
-        if text is not None:
-            try:
-                check(text, name)
-            except InvalidInput as error:
-                problems.add(error)
-
-
 def _check_shape(forward: Forward, problems: Problems) -> None:
     """Note the fields that are missing, or that do not go together."""
     for name in ("dev", "dst_mac") if forward.via is None else ():
@@ -190,14 +137,6 @@ def _check_shape(forward: Forward, problems: Problems) -> None:
         if getattr(forward, name) is not None:
             hint = "via finds the MAC addresses itself: give via, or dev and dst_mac"
             problems.add(InvalidInput(name, f"given together with via for {shown(forward.to)}", hint))
-
-
-def _refuse(problems: Problems, where: str) -> NoReturn:
-    try:
-        problems.refuse()
-    except InvalidInput as error:
-        raise (error.within(where) if where else error) from None
-    raise AssertionError("nothing was wrong")
 
 
 def _right_forward(forward: Forward) -> Forward:

@@ -1,17 +1,11 @@
-"""What the API answers, and what stands behind it.
-
-The Structs are the JSON of the API and of `--json`, field for field. `ServiceProtocol` is the whole of what the API,
-the seed-compatible front and their tests know of the class that owns the kernel's state.
-"""
-
-from collections.abc import Sequence
-from typing import Protocol
+"""What the API answers of the daemon, its interfaces and forwards, and of changes of the intent."""
 
 import msgspec
 
-from hopline.config import Forward, Interface, Mode, Origin
-from hopline.explain import Batch, Explanation, Question, Tallied
-from hopline.intent import Wanted
+from hopline.config import Interface, Mode, Origin
+
+# what a field of an entry is in JSON: of a service, `backend` is a list of objects
+Plain = str | bool | int | float | list[dict[str, str | bool | int | None]]
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -147,8 +141,8 @@ class Difference(msgspec.Struct, frozen=True):
 
     noun: str
     key: str
-    before: dict[str, str | bool] | None = None
-    after: dict[str, str | bool] | None = None
+    before: dict[str, Plain] | None = None
+    after: dict[str, Plain] | None = None
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,110 +172,3 @@ class Confirmed(msgspec.Struct, frozen=True):
     """The change that was waiting and stays."""
 
     revision: int
-
-
-class ServiceProtocol(Protocol):
-    """The owner of intent and kernel state.
-
-    Every argument has already been checked and is in canonical spelling (`hopline.config`). Methods raise NotFound,
-    Refused, InvalidInput or KernelError with one line that can be shown; what else they raise is a bug and becomes
-    a 500. A change that has returned is durable; one that raised has changed nothing.
-    """
-
-    async def status(self) -> Status:
-        """Return everything `hopline status` shows."""
-        ...
-
-    async def interface_add(self, interface: Interface, replace: bool) -> InterfaceAdded:
-        """Attach to a device; `replace` takes it from another program. Refused if it is already an interface."""
-        ...
-
-    async def interface_set(self, name: str, mode: Mode | None, bypass_policy: bool | None) -> InterfaceAdded:
-        """Change what is not None; NotFound if `name` is no interface of Hopline's."""
-        ...
-
-    async def interface_del(self, name: str) -> None:
-        """Detach and forget; NotFound if `name` is no interface of Hopline's."""
-        ...
-
-    async def interfaces(self) -> list[InterfaceState]:
-        """Return all interfaces of the intent."""
-        ...
-
-    async def forward_put(self, forwards: Sequence[Forward], replace: bool) -> None:
-        """Enter all or nothing; destinations are distinct. Without `replace` an existing one is Refused."""
-        ...
-
-    async def forward_del(self, destinations: Sequence[str]) -> None:
-        """Remove operator entries, all or nothing; NotFound if one is absent."""
-        ...
-
-    async def forwards(self, to: str | None, origin: Origin | None, limit: int | None) -> list[ForwardRow]:
-        """Return entries, of both origins unless told; at most `limit`."""
-        ...
-
-    async def next_hops(self) -> list[NextHopRow]:
-        """Return the adjacencies in use."""
-        ...
-
-    async def forward_get(self, address: str, in_dev: str | None) -> ForwardAnswer:
-        """Ask the shipped program about a packet to `address` that came in by `in_dev` (None: any interface)."""
-        ...
-
-    async def explain(self, question: Question) -> Explanation:
-        """Ask the shipped program about one packet; NotFound if `in_dev` is no interface of Hopline's."""
-        ...
-
-    async def explain_batch(self, batch: Batch) -> Tallied:
-        """Ask the shipped program about many packets that come in by one interface."""
-        ...
-
-    async def forward_flush(self) -> int:
-        """Forget the learned entries; return how many were in use."""
-        ...
-
-    async def detach(self) -> None:
-        """Remove this instance from the kernel and keep its intent."""
-        ...
-
-    async def intent(self) -> Wanted:
-        """Return a copy of the intent, as of one moment."""
-        ...
-
-    async def apply(
-        self,
-        want: Wanted,
-        *,
-        what: str = "apply",
-        merge: bool = False,
-        dry_run: bool = False,
-        confirm_within: float | None = None,
-        revision: int | None = None,
-        limit: int = 0,
-    ) -> Applied:
-        """Make the intent equal to `want`, or with `merge` add and change what it names, all or nothing.
-
-        `confirm_within` (seconds): roll back unless `confirm` comes in time. `revision`: Refused if the intent is no
-        longer that one. `limit`: how many differences to return. Refused while another change waits to be confirmed.
-        """
-        ...
-
-    async def history(self) -> list[HistoryRow]:
-        """Return the last changes, the newest first."""
-        ...
-
-    async def rollback(self, number: int, *, dry_run: bool = False, limit: int = 0) -> Applied:
-        """Make the intent what it was after change `number`; NotFound where that is not known any more."""
-        ...
-
-    async def confirm(self) -> Confirmed:
-        """Keep the change that waits for it; Refused where none does."""
-        ...
-
-    def interface_index(self, name: str) -> int | None:
-        """Return a device's index in the daemon's network namespace, None if there is none; must not block."""
-        ...
-
-    def interface_name(self, index: int) -> str | None:
-        """Return the name of the device with this index, None if there is none; must not block."""
-        ...
