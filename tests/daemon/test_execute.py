@@ -7,15 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.tables import Model, consistent_tables
-from hopline.config import Interface
+from hopline.config import Decap, Interface, Service
 from hopline.daemon.execute import execute, revert
 from hopline.daemon.plan import (
     AttachInterface,
     Bump,
     DetachInterface,
+    DropDecaps,
     DropEntries,
+    DropService,
+    PutDecaps,
     PutEntries,
+    PutService,
     RetireAdjacency,
+    Run,
+    Running,
     Tables,
     WriteAdjacency,
     plan,
@@ -27,13 +33,25 @@ A, B, C = Adjacency("READY", 1), Adjacency("READY", 2), Adjacency("UNRESOLVED", 
 ETH0, ETH1, ETH2 = Interface("eth0"), Interface("eth1"), Interface("eth2")
 # every kind of step: a new adjacency, a changed one, entries new, moved and dropped, an adjacency without use, and
 # interfaces new, changed and gone
+WEB, MAIL, ASK = (
+    Service(name, "10.9.0.1", port, "tcp") for name, port in (("web", "80"), ("mail", "25"), ("ask", "53"))
+)
+PAIRS = [Decap("10.9.0.2", source) for source in ("10.1.0.1", "10.1.0.2", "any")]
 HAVE = Tables(
-    {"10.0.0.1": 2, "10.0.0.2": 2, "10.0.0.3": 4, "fd00::1": 3}, {2: A, 3: B, 4: C}, {"eth0": ETH0, "eth1": ETH1}
+    {"10.0.0.1": 2, "10.0.0.2": 2, "10.0.0.3": 4, "fd00::1": 3},
+    {2: A, 3: B, 4: C},
+    {"eth0": ETH0, "eth1": ETH1},
+    {"web": WEB, "mail": MAIL},
+    {pair.key: pair for pair in PAIRS[:2]},
+    Running(True, True, 256),
 )
 WANT = Tables(
     {"10.0.0.1": 5, "10.0.0.2": 2, "10.0.0.4": 5, "10.1.0.0/16": 2, "fd00::1": 3},
     {2: A, 3: C, 5: B},
     {"eth0": Interface("eth0", "native"), "eth2": ETH2},
+    {"web": Service("web", "10.9.0.1", "81", "tcp"), "ask": ASK},
+    {PAIRS[0].key: Decap("10.9.0.2", "10.1.0.1", gue_port=7000), PAIRS[2].key: PAIRS[2]},
+    Running(True, True, 512),
 )
 
 
@@ -59,7 +77,8 @@ def writes(have: Tables, want: Tables) -> int:
 def test_the_case_has_every_kind_of_step():
     kinds = {type(step) for step in plan(HAVE, WANT)}
     entries = {WriteAdjacency, PutEntries, DropEntries, Bump, RetireAdjacency}
-    assert kinds == entries | {AttachInterface, DetachInterface}
+    balance = {Run, PutService, DropService, PutDecaps, DropDecaps}
+    assert kinds == entries | balance | {AttachInterface, DetachInterface}
 
 
 def test_all_steps_run_in_order():

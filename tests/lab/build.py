@@ -24,8 +24,8 @@ LAYOUT, MAPS = "bpf/lib/layout.h", "bpf/lib/maps.h"
 # the next hop first, a field in place of a spare word; more verdicts a slot; larger rows, a larger table, a new map
 LATER = (
     (LAYOUT, "struct adjacency {\n", "struct adjacency {\n\tip6_t next_hop; /* first */\n\t__u64 colour;\n"),
-    (LAYOUT, "\tip6_t next_hop; /* IPv4: the first word */\n\t__u64 spare[2];\n};\n\n/*\n * A way",
-     "\t__u64 spare[1];\n};\n\n/*\n * A way"),
+    (LAYOUT, "\tip6_t next_hop; /* IPv4: the first word */\n\t__u64 spare[2];\n};\n\n#include",
+     "\t__u64 spare[1];\n};\n\n#include"),
     (LAYOUT, "VERDICT_SLOTS = 32", "VERDICT_SLOTS = 48"),
     (LAYOUT, "\t__u32 ifindex; /* 0: the slot", "\t__u64 note;\n\t__u32 ifindex; /* 0: the slot"),
     (MAPS, "max_entries, 1 << 20);\n\t__uint(map_flags, BPF_F_NO_PREALLOC);\n\t__type(key, ip4_t)",

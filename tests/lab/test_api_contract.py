@@ -12,6 +12,7 @@ import socket
 import threading
 from collections import defaultdict
 
+import msgspec
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
@@ -25,8 +26,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 import hopline
+from hopline.config import Backend, Decap, Service
 from hopline.daemon.api import openapi
 from hopline.daemon.api.operations import OPERATIONS
+from hopline.errors import Refused
 from lab.net import Daemon, Router
 from lab.node import kernel_tables, xdp_id
 
@@ -52,6 +55,44 @@ NARROWER = {
     "revision": {"maximum": 10},
     "confirm_within": {"maximum": 1.5},  # or it would keep out all that follows
 }
+
+
+SERVER = "10.2.0.2"
+WEB = Service("web", "10.99.0.1", "80", "tcp", backend=(Backend(SERVER),))
+# what a service, a backend and an entry of decap are made of here: of what does not go together there is one kind only
+OF_THIS_HOST = {
+    "Service": {
+        "name": {"enum": ["alt", "web"]},
+        "vip": {"enum": ["10.99.0.1", "10.99.0.2"]},
+        "port": {"enum": [80, "80", "80-81", "any"]},
+        "gue_port": {"const": 6080},
+        "local": {"enum": [None, "10.2.0.1"]},
+        "ring": {"enum": [251, 65537]},
+        "own": {"const": "routed"},
+        "own_dev": {"const": None},
+        "check": {"enum": ["none", "icmp"]},
+        "check_via": {"const": "backend"},
+        "expect": {"enum": ["200", "200-399"]},
+        "backend": {"type": "array", "items": {"$ref": "#/components/schemas/Backend"}, "maxItems": 1},
+    },
+    "Backend": {
+        "address": {"enum": [SERVER, "10.2.0.3"]},
+        "via": {"enum": [None, NEIGHBOUR]},
+        "dst_mac": {"const": None},
+        "dev": {"const": None},
+    },
+    "Decap": {
+        "local": {"enum": ["10.1.0.1", "10.2.0.1"]},
+        "from": {"enum": ["any", "10.2.0.0/24"]},
+        "gue_port": {"const": 6080},
+    },
+}
+OF_THIS_HOST["ServiceChange"] = {
+    name: schema for name, schema in OF_THIS_HOST["Service"].items() if name not in ("name", "backend")
+}
+OF_THIS_HOST["BackendChange"] = {name: schema for name, schema in OF_THIS_HOST["Backend"].items() if name != "address"}
+SERVICE_PATHS = {"name": {"enum": ["web"]}, "address": {"enum": [SERVER]}}
+DECAP_QUERY = {"local": {"enum": ["10.1.0.1"]}, "from": {"enum": ["any"]}, "encap": {"const": "ipip"}}
 
 
 class Proxy:
@@ -121,10 +162,15 @@ def description(*modes, narrower=False):
         del schemas["Question"]["anyOf"]
         frames = {"type": "array", "items": {"enum": [FRAME]}, "minItems": 1, "maxItems": 3}
         schemas["Batch"]["properties"] = {"in": of_this_host["in"], "frames": frames}
-        for operations in document["paths"].values():
+        for name, properties in OF_THIS_HOST.items():
+            schemas[name]["properties"].update(properties)
+        del schemas["Backend"]["anyOf"]
+        for path, operations in document["paths"].items():
+            narrower = NARROWER | (SERVICE_PATHS if path.startswith("/services") else {})
+            narrower |= DECAP_QUERY if path == "/decaps" else {}
             for parameter in (one for operation in operations.values() for one in operation.get("parameters", ())):
-                if parameter["name"] in NARROWER:
-                    parameter["schema"].update(NARROWER[parameter["name"]])
+                if parameter["name"] in narrower:
+                    parameter["schema"].update(narrower[parameter["name"]])
                 if parameter["name"] == "to":
                     parameter["schema"].get("items", parameter["schema"])["enum"] = DESTINATIONS
     found = schemathesis.openapi.from_dict(document)
@@ -176,12 +222,27 @@ def done():
     return defaultdict(set)
 
 
+def prepare(client, case):
+    """Make it so that there is what a case asks about: cases before this one took it away."""
+    if case.path.startswith("/explain") and "left" not in [state.name for state in client.interface.show()]:
+        client.interface.add("left")
+    if case.path == "/history/{number}/rollback":
+        oldest = client.history()[-1].number
+        case.path_parameters["number"] = str(int(case.path_parameters["number"]) + oldest - 1)
+    more = {}
+    if case.path.startswith("/services/"):
+        more = {"service": (WEB,)}
+    if (case.method, case.path) == ("DELETE", "/decaps"):
+        more = {"decap": (Decap("10.1.0.1", "any"),)}
+    if more:
+        with contextlib.suppress(Refused):  # a change waits to be confirmed
+            client.intent.apply(msgspec.structs.replace(client.intent.show(), **more))
+
+
 @description(GenerationMode.POSITIVE, narrower=True).exclude(path="/detach").parametrize()
 @quickly
 def test_the_admin_socket_does_what_it_says(one, admin, done, case):
-    interface = hopline.connect(one.instance).interface
-    if case.path.startswith("/explain") and "left" not in [state.name for state in interface.show()]:
-        interface.add("left")  # a case before this one took it away
+    prepare(hopline.connect(one.instance), case)
     response = case.call(admin, timeout=20)
     case.validate_response(response, checks=CHECKS)
     done[case.method, case.path].add(response.status_code)
@@ -199,7 +260,7 @@ def unchanged(net, one):
 
     def everything():
         client = hopline.connect(one.instance)
-        rows = client.forward.show(origin="operator")
+        rows = client.forward.show(origin="operator"), client.intent.show()
         history = [(row.number, row.what) for row in client.history()]
         return client.status().pid, rows, history, kernel_tables(one), [xdp_id(net.ns, dev) for dev in DEVICES]
 

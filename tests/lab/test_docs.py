@@ -27,6 +27,7 @@ from hopline.features.probe import Fields, probe_frame
 from hopline.host.program import load
 from hopline.kernel import netns
 from hopline.lab.shell import enter, environment, hopline_command
+from lab.balance_room import Stage
 from lab.loading import left_of
 from lab.net import AUTO, Daemon, Router, missing_tools, sh
 from lab.traffic import wait_for
@@ -208,7 +209,7 @@ def run_python(ns: str, text: str, cwd: Path) -> str:
     return done.stdout
 
 
-def follow(console: Console, page: str, loose: bool = AUTO != "native") -> None:
+def follow(console: Console | Stage, page: str, loose: bool = AUTO != "native") -> None:
     """Run a page's commands, each of which must print what the page says."""
     shown = examples(page)
     assert len(shown) >= 4
@@ -231,6 +232,8 @@ def test_the_examples_of_a_page_print_what_it_says(console, page):
         # a device that no instance serves
         sh(console.net.ns, "ip link add wan up type veth peer name isp")
         sh(console.net.ns, "ip link set isp up")
+        # a second server, in the place of the first
+        sh(console.net.server.ns, f"ip address add 10.2.0.3/24 dev {console.net.server.dev}")
         shutil.copy(LESSONS / "count" / "count.bpf.c", console.directory)
     follow(console, page)
 
@@ -242,6 +245,20 @@ def test_the_examples_of_programs_print_what_they_say(bare):
         (bare.directory / source[0].strip("/* ")).write_text("\n".join(source) + "\n")
     follow(bare, page, loose=True)
     assert left_of(bare.net.ns) == []
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """A director and its real servers."""
+    with Stage(tmp_path) as stage:
+        yield stage
+
+
+def test_the_examples_of_balance_print_what_they_say(stage):
+    page = "docs/features/balance.md"
+    for _, lines in blocks(page, "text"):
+        (stage.directory / lines[0].strip("# ")).write_text("\n".join(lines) + "\n")
+    follow(stage, page, loose=True)
 
 
 def test_the_daemon_of_the_readme_is_driven_from_python(router, daemon, tmp_path):

@@ -194,7 +194,7 @@ def test_the_json_is_one_object_with_these_fields(node):
     assert list(found["steps"][0]) == ["step", "says"]
     assert list(found["leaves"]) == ["octets", "hex", "layers"]
     assert found["leaves"]["layers"][1]["fields"][3] == {"name": "TTL", "value": "63", "was": "64"}
-    assert list(found["notes"]) == ["packet", "forward"]
+    assert list(found["notes"]) == ["packet", "decap", "balance", "forward"]
     assert found["notes"]["forward"]["found"] == "LOOKUP_PREFIX"
 
 

@@ -19,7 +19,7 @@ from lab.traffic import Flow, Traffic, at_server, attach, only_xdp_forwards, ver
 pytestmark = pytest.mark.skipif(
     bool(missing_tools("clang", "llvm-strip", "bpftool", "gcc")), reason="needs clang, llvm, gcc and bpftool"
 )
-MAKING_STEPS = 18  # fewer than the pins of one build
+MAKING_STEPS = 32  # fewer than the pins of one build
 BULK = [f"10.80.{i >> 8}.{i & 255}" for i in range(100)]
 
 
@@ -240,7 +240,7 @@ def test_an_upgrade_killed_at_any_step_is_completed_by_the_next(wide, serving, t
 
 def test_a_start_while_an_upgrade_is_half_done_is_refused_by_either_build(wide, serving, this, later, kill_at):
     serving.terminate()
-    for number in range(20, 40):
+    for number in range(MAKING_STEPS + 8, 3 * MAKING_STEPS, 4):
         settings = {"LD_PRELOAD": kill_at, "KILL_AT": str(number)}
         later.run(wide.ns, "upgrade", "--instance", serving.instance, **settings)
         if (serving.pins / "upgrade_ready").exists():

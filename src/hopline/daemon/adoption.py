@@ -7,6 +7,7 @@ beside them in MAKING, which is nothing yet, then in READY, whose contents are w
 
 import fcntl
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hopline.kernel.object import ObjectFile
 
 PRIVATE_MAPS = ("trace_record", "trace_events")
 CACHES = ("cache4", "cache6")
+SIZED = ("rings", "backends", "backend_count", "flows")  # one element until there is a service; see Datapath.enlarge
 IDENTITY = "identity"
 
 MAKING = "upgrade_making"
@@ -136,10 +138,13 @@ def attached(directory: Path) -> bool:
     return False
 
 
-def open_maps(file: ObjectFile, instance: str, directory: Path, cache_size: int) -> BpfObject:
+def open_maps(
+    file: ObjectFile, instance: str, directory: Path, cache_size: int, sizes: Mapping[str, int] | None = None
+) -> BpfObject:
     """Load the object's maps, those pinned in `directory` as they are, the others new and pinned there.
 
-    Of a new instance the first to be pinned says what made it, so that one that was cut short is known for what it is.
+    `sizes` are those of new maps of SIZED, in elements. Of a new instance the first to be pinned says what made it, so
+    that one that was cut short is known for what it is.
     """
     opened = file.open()
     opened.only("extend_lease")
@@ -147,6 +152,7 @@ def open_maps(file: ObjectFile, instance: str, directory: Path, cache_size: int)
     check_adoptable(instance, directory, own, opened.layout)
     for leftover in (MAKING, READY, OUTDATED):
         discard(directory / leftover)
+    forget_enlarging(directory)
     buckets = cache_size // limits["CACHE4_WAYS"]
     missing = []
     for name in shared_maps(opened):
@@ -154,9 +160,13 @@ def open_maps(file: ObjectFile, instance: str, directory: Path, cache_size: int)
         if name in CACHES:
             opened.resize(name, buckets)
         if not pin.exists():
+            if sizes and name in sizes:
+                opened.resize(name, sizes[name])
             missing.append(name)
             continue
         pinned = Map.from_pin(pin)
+        if name in SIZED:
+            opened.resize(name, pinned.max_entries)
         if name in CACHES and pinned.max_entries != buckets:
             # a cache may be had anew at any time; the programs get it when they are next loaded
             pinned.unpin()
@@ -175,6 +185,17 @@ def open_maps(file: ObjectFile, instance: str, directory: Path, cache_size: int)
     for name in sorted(missing, key=lambda name: name != IDENTITY):
         opened.map(name).pin(directory / name)
     return opened
+
+
+def enlarging(directory: Path, name: str) -> Path:
+    """Return where a larger map of SIZED is pinned before it takes the place of the one that is there."""
+    return directory / f"{name}_larger"
+
+
+def forget_enlarging(directory: Path) -> None:
+    """Remove larger maps that were made and never took their place."""
+    for name in SIZED:
+        enlarging(directory, name).unlink(missing_ok=True)
 
 
 def discard(directory: Path) -> None:

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from hopline.kernel.netlink.types import Link
 
 log = logging.getLogger("hopline")
 
+LOADS_AT_ONCE = 4  # the verifier takes its time over each
 SLOT_REST_S = 2.0  # a slot that was in use is not given away before packets and cached answers have forgotten it
 
 
@@ -288,6 +290,39 @@ class Attachments:
                 rodata = value.tobytes() if value is not None else b""
             other.close()
         return frozenset(ids & shared), rodata
+
+    def reload(self) -> None:
+        """Load every pipeline anew, with the settings and maps of now, and swap it in; all of them or none."""
+        attached = list(self.by_index.values())
+        with ThreadPoolExecutor(LOADS_AT_ONCE, thread_name_prefix="hopline-load") as pool:
+            loading = [pool.submit(self._loaded, attachment) for attachment in attached]
+        swapped: list[tuple[Attachment, BpfObject]] = []
+        try:
+            for attachment, loaded in zip(attached, [each.result() for each in loading], strict=True):
+                swapped.append((attachment, loaded))
+                self._update(attachment, loaded)
+        except BaseException:
+            for attachment, _ in swapped:
+                self._update(attachment, attachment.object)
+            for each in loading:
+                if each.exception() is None:
+                    each.result().close()
+            raise
+        for attachment, loaded in swapped:
+            attachment.object, old = loaded, attachment.object
+            old.close()
+
+    def _loaded(self, attachment: Attachment) -> BpfObject:
+        return self.datapath.load_pipeline(attachment.slot, generic=attachment.mode == "generic", trace=self.trace)
+
+    @staticmethod
+    def _update(attachment: Attachment, loaded: BpfObject) -> None:
+        try:
+            with loaded.program(PIPELINE) as program:
+                attachment.link.update(program)
+        except KernelError:
+            if attachment.link.ifindex:
+                raise  # else its device went away in this moment, or somebody detached it
 
     def _keep(self, attachment: Attachment) -> Attachment:
         self.by_index[attachment.index] = attachment

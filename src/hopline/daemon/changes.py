@@ -12,14 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from typing import Any, TypeVar
 
-from hopline.config import Interface, NextHop
+from hopline.config import Decap, Interface, NextHop, Service
 from hopline.daemon.asker import asker
+from hopline.daemon.balance.balance import Balance
 from hopline.daemon.datapath import Datapath
 from hopline.daemon.execute import execute
 from hopline.daemon.interfaces import InterfaceDraft, Interfaces
 from hopline.daemon.meters import Meters
 from hopline.daemon.operator import OperatorTables
-from hopline.daemon.plan import plan
+from hopline.daemon.plan import Running, plan
 from hopline.daemon.possible import Named, Possible, plainly
 from hopline.daemon.surroundings import Surroundings
 from hopline.errors import HoplineError, Refused
@@ -37,9 +38,10 @@ T = TypeVar("T")
 class Kernel:
     """All that steps act on: entries in the maps, and interfaces."""
 
-    def __init__(self, datapath: Datapath, interfaces: Interfaces) -> None:
+    def __init__(self, datapath: Datapath, interfaces: Interfaces, balance: Balance) -> None:
         self._datapath = datapath
         self._interfaces = interfaces
+        self._balance = balance
 
     def write_adjacency(self, id: int, adjacency: Adjacency) -> None:
         """Make adjacency `id` hold this."""
@@ -69,6 +71,26 @@ class Kernel:
         """Take the pipeline off a device."""
         self._interfaces.detach_interface(name)
 
+    def run_with(self, running: Running) -> None:
+        """Have every program run with these steps."""
+        self._balance.run_with(running)
+
+    def put_service(self, service: Service) -> None:
+        """Serve as this says."""
+        self._balance.balancer.put(service)
+
+    def drop_service(self, name: str) -> None:
+        """Stop serving."""
+        self._balance.balancer.remove(name)
+
+    def put_decaps(self, decaps: Sequence[Decap]) -> None:
+        """Accept what these say."""
+        self._balance.decaps.put(decaps)
+
+    def drop_decaps(self, decaps: Sequence[Decap]) -> None:
+        """Accept it no more."""
+        self._balance.decaps.drop(decaps)
+
 
 class Changes:
     """Makes changes of the intent. `lock` is held for as long as one is under way."""
@@ -80,6 +102,7 @@ class Changes:
         tables: OperatorTables,
         interfaces: Interfaces,
         surroundings: Surroundings,
+        balance: Balance,
         meters: Meters,
     ) -> None:
         self.lock = asyncio.Lock()
@@ -87,9 +110,10 @@ class Changes:
         self.tables = tables
         self.interfaces = interfaces
         self.surroundings = surroundings
+        self.balance = balance
         self.meters = meters
-        self.possible = Possible(surroundings, tables.hops.most)
-        self._kernel = Kernel(datapath, interfaces)
+        self.possible = Possible(surroundings, balance, tables.hops.most)
+        self._kernel = Kernel(datapath, interfaces, balance)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="hopline-change")
         self._waiting: asyncio.Task[None] | None = None  # for a confirmation
 
@@ -105,7 +129,14 @@ class Changes:
 
     def wanted(self) -> Wanted:
         """Return the intent as it is; a view, good for as long as the lock is held."""
-        return Wanted({"interface": dict(self.interfaces.wanted), "forward": self.tables.wanted()})
+        return Wanted(
+            {
+                "interface": dict(self.interfaces.wanted),
+                "forward": self.tables.wanted(),
+                "service": dict(self.balance.wanted),
+                "decap": dict(self.balance.decaps.wanted),
+            }
+        )
 
     async def make(
         self,
@@ -128,7 +159,7 @@ class Changes:
         if not (change or anew or settling):
             return 0
         if named is not None:
-            reach = await self.possible.check(change, named)
+            reach = await self.possible.check(change, named, self.wanted())
         else:
             reach = await self.possible.reaching(list(set(change.of("forward").after.values())))
         # a client may go, and the daemon may be told to end: what was begun is brought to its end first
@@ -181,6 +212,8 @@ class Changes:
         try:
             with self.meters.plan.running():
                 have, want = forwards.have.beside(interfaces.have), forwards.want.beside(interfaces.want)
+                balanced = self.balance.draft(change.of("service"), change.of("decap"))
+                have, want = have.beside(balanced.have), want.beside(balanced.want)
                 steps = plan(have, want, self.tables.room())
             with self.meters.execute.running():
                 execute(steps, self._kernel, durable, retract)
@@ -188,6 +221,7 @@ class Changes:
             forwards.abandon()
             raise
         forwards.commit(steps)
+        self.balance.commit(change.of("service"))
         return len(steps), [hop for hop in set(change.of("forward").after.values()) if hop.via]
 
     async def _follow(self, draft: InterfaceDraft, hops: list[NextHop]) -> None:
@@ -196,6 +230,7 @@ class Changes:
             self.surroundings.facts.reach |= await self.possible.reaching(hops)
             self.tables.refresh(hops)
             self.surroundings.resolve(hops)
+        self.balance.changed()
         if draft.want.interfaces or draft.have.interfaces:
             try:
                 await self.surroundings.read_policy()

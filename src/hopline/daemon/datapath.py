@@ -17,7 +17,9 @@ import hopline.bpf
 from hopline.daemon.adoption import (
     CACHES,
     IDENTITY,
+    SIZED,
     Identity,
+    enlarging,
     open_maps,
     shared_maps,
     take_lock,
@@ -25,6 +27,7 @@ from hopline.daemon.adoption import (
 )
 from hopline.daemon.compare import Matched, destinations_of, matched, octets
 from hopline.daemon.fingerprint import fingerprint
+from hopline.daemon.mixing import Mixing
 from hopline.features.forward import Adjacency, by_table, keys_of, trie_key
 from hopline.kernel import (
     BpfObject,
@@ -55,14 +58,15 @@ GENERATION_SWEEP = 1 << 29
 GENERATION_BITS = np.uint64((1 << 63) - 1)  # of a word of the cache, with all below them
 
 
-class Datapath:
+class Datapath(Mixing):
     """The maps of one instance.
 
     Entries and the operator's adjacencies are changed by one thread at a time, with the lock of changes held; the
     generation, the lease and what is only read, by any thread at any time.
     """
 
-    def __init__(self, instance: str, directory: Path, cache_size: int) -> None:
+    def __init__(self, instance: str, directory: Path, cache_size: int, sizes: Mapping[str, int] | None = None) -> None:
+        """Take the instance's lock; `sizes` are the elements that new maps of adoption.SIZED get."""
         self.instance = instance
         self.directory = directory
         self.adopted = (directory / "state").exists()
@@ -71,7 +75,7 @@ class Datapath:
         self._lock = take_lock(directory, refusal)
         try:
             self.file = ObjectFile(OBJECT)
-            self.base = open_maps(self.file, instance, directory, cache_size)
+            self.base = open_maps(self.file, instance, directory, cache_size, sizes)
         except BaseException:
             os.close(self._lock)
             raise
@@ -85,11 +89,14 @@ class Datapath:
         self.cache_buckets = self.maps["cache4"].max_entries
         self.adjacency_limit: int = min(self.limits["ADJACENCIES"], self.cache_buckets)
         self.learned_base = self.adjacency_limit // 2
-        self._state = self.maps["state"].mmap()
+        super().__init__(self.maps["state"].mmap())
         self.adjacencies = self.maps["adjacencies"].mmap()
         self.interfaces = self.maps["interfaces"].mmap()
         self._lease: Program = self.base.program("extend_lease")
         self.lease_extended: float | None = None  # time.monotonic()
+        # steps that programs loaded from now on have; the number tells one set of settings and maps from the next
+        self.balancing = self.decapsulating = False
+        self.settings = 0
         self._bumping = threading.Lock()
         self._settle_here()
         self._start_state()
@@ -176,27 +183,6 @@ class Datapath:
         if not atomic_load64(self._word("lease_deadline")):
             return 0
         return int(LEASE_S * 1000)
-
-    def mix4(self, packed: bytes) -> int:
-        """Return the program's hash of an IPv4 address (mix4 in bpf/lib/cache.h)."""
-        x = int.from_bytes(packed, "little")
-        x = (x + int(self._state["mix_add"][0])) * int(self._state["mix_multiply"][0]) & 0xFFFFFFFF
-        x ^= x >> 16
-        x = x * 0x7FEB352D & 0xFFFFFFFF
-        return x ^ x >> 15
-
-    def local_bit(self, packed: bytes) -> int:
-        """Return an IPv4 address's bit in local_bloom (local_bit in bpf/lib/cache.h)."""
-        return (int.from_bytes(packed, "little") * int(self._state["mix_multiply"][0]) & 0xFFFFFFFF) >> 23
-
-    def unmix4(self, mixed: np.ndarray) -> np.ndarray:
-        """Return the IPv4 addresses, as little-endian u32 of their octets, whose hashes these are; inverts mix4."""
-        x = mixed.astype(np.uint32)
-        x ^= (x >> np.uint32(15)) ^ (x >> np.uint32(30))
-        x = x * np.uint32(pow(0x7FEB352D, -1, 1 << 32))
-        x ^= x >> np.uint32(16)
-        x = x * np.uint32(pow(int(self._state["mix_multiply"][0]), -1, 1 << 32))
-        return x - np.uint32(self._state["mix_add"][0])
 
     # the operator's entries: what execute acts on
 
@@ -346,7 +332,7 @@ class Datapath:
         opened = self.file.open()
         opened.only(PIPELINE)
         for name, shared in self.maps.items():
-            if name in CACHES:
+            if name in (*CACHES, *SIZED):
                 opened.resize(name, shared.max_entries)
             opened.reuse(name, shared)
         opened.set_rodata(
@@ -356,6 +342,10 @@ class Datapath:
             cache_mask=self.cache_buckets - 1,
             learned_base=self.learned_base,
             learned_mask=self.learned_base - 1,
+            flow_mask=self.maps["flows"].max_entries - 1,
+            early=self.balancing or self.decapsulating or trace,
+            balancing=self.balancing,
+            decapsulating=self.decapsulating,
             trace=trace,
             dry_run=dry_run,
         )
@@ -365,6 +355,42 @@ class Datapath:
             opened.set_frags(PIPELINE, False)
         opened.load()
         return opened
+
+    def switch(self, *, balancing: bool, decapsulating: bool) -> bool:
+        """Say which steps programs have that are loaded from now on; return whether that is another set."""
+        if (balancing, decapsulating) == (self.balancing, self.decapsulating):
+            return False
+        self.balancing, self.decapsulating = balancing, decapsulating
+        self.settings += 1
+        return True
+
+    def enlarge(self, sizes: Mapping[str, int]) -> bool:
+        """Give maps of adoption.SIZED more elements, with what they hold; return whether any got more.
+
+        Programs read the old ones until they are loaded anew, so nobody writes to one meanwhile. A view of the old one
+        keeps it in memory. KernelError where there is no memory for one: nothing has changed then.
+        """
+        grown = {name: size for name, size in sizes.items() if size > self.maps[name].max_entries}
+        if not grown:
+            return False
+        with self.file.open() as opened:
+            opened.only("extend_lease")
+            for name, shared in self.maps.items():
+                opened.resize(name, grown.get(name, shared.max_entries))
+                if name not in grown:
+                    opened.reuse(name, shared)
+            opened.load()
+            made = {name: opened.map(name) for name in grown}
+        for name, larger in made.items():
+            old = self.maps[name]
+            larger.update_batch(*old.items())
+            making = enlarging(self.directory, name)
+            larger.pin(making)
+            making.rename(self.directory / name)  # one step: there is always one of this name
+            self.maps[name] = larger
+            old.close()
+        self.settings += 1
+        return True
 
     def close(self) -> None:
         """Let go of everything; what is pinned stays."""

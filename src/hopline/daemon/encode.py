@@ -8,15 +8,16 @@ from typing import Any
 import msgspec
 
 ROWS_AT_ONCE = 10_000  # about 3 ms of encoding
+SERVICES_AT_ONCE = 50  # each may have a hundred backends, or some thousands
 
 encoder = msgspec.json.Encoder()
 
 
-async def encoded_parts(rows: Iterable[Any]) -> AsyncIterator[bytes]:
-    """Yield the inside of a JSON list of `rows` in parts, others running in between."""
+async def encoded_parts(rows: Iterable[Any], at_once: int = ROWS_AT_ONCE) -> AsyncIterator[bytes]:
+    """Yield the inside of a JSON list of `rows` in parts of `at_once`, others running in between."""
     left = iter(rows)
     comma = b""
-    while part := list(islice(left, ROWS_AT_ONCE)):
+    while part := list(islice(left, at_once)):
         yield comma + encoder.encode(part)[1:-1]
         comma = b","
         await asyncio.sleep(0)

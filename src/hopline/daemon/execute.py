@@ -4,14 +4,21 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from hopline.config import Interface
+from hopline.config import Decap, Interface, Service
 from hopline.daemon.plan import (
     AttachInterface,
     Bump,
     DetachInterface,
+    DropDecaps,
     DropEntries,
+    DropService,
+    OfBalance,
+    PutDecaps,
     PutEntries,
+    PutService,
     RetireAdjacency,
+    Run,
+    Running,
     Step,
     WriteAdjacency,
     described,
@@ -51,6 +58,21 @@ class Writable(EntriesWritable, Protocol):
     def detach_interface(self, name: str) -> None:
         """Take the pipeline off a device; where there is none it is no error."""
 
+    def run_with(self, running: Running) -> None:
+        """Have every program run with these steps, over rings that are large enough."""
+
+    def put_service(self, service: Service) -> None:
+        """Serve as this says, whatever was served under its name."""
+
+    def drop_service(self, name: str) -> None:
+        """Stop serving; where nothing is of this name it is no error."""
+
+    def put_decaps(self, decaps: Sequence[Decap]) -> None:
+        """Accept what these say."""
+
+    def drop_decaps(self, decaps: Sequence[Decap]) -> None:
+        """Accept it no more; one that is absent is no error."""
+
 
 def run(step: Step, kernel: EntriesWritable) -> None:
     """Carry out one step."""
@@ -69,6 +91,22 @@ def run(step: Step, kernel: EntriesWritable) -> None:
             _whole(kernel).attach_interface(before, after)
         case DetachInterface(interface):
             _whole(kernel).detach_interface(interface.name)
+        case Run() | PutService() | DropService() | PutDecaps() | DropDecaps():
+            _run_balance(step, _whole(kernel))
+
+
+def _run_balance(step: OfBalance, kernel: Writable) -> None:
+    match step:
+        case Run(_, after):
+            kernel.run_with(after)
+        case PutService(_, service):
+            kernel.put_service(service)
+        case DropService(service):
+            kernel.drop_service(service.name)
+        case PutDecaps(_, decaps):
+            kernel.put_decaps(decaps)
+        case DropDecaps(decaps):
+            kernel.drop_decaps(decaps)
 
 
 def undo(step: Step, kernel: EntriesWritable) -> None:
@@ -91,6 +129,24 @@ def undo(step: Step, kernel: EntriesWritable) -> None:
             _whole(kernel).attach_interface(after, before)
         case DetachInterface(interface):
             _whole(kernel).attach_interface(None, interface)
+        case Run() | PutService() | DropService() | PutDecaps() | DropDecaps():
+            _undo_balance(step, _whole(kernel))
+
+
+def _undo_balance(step: OfBalance, kernel: Writable) -> None:
+    match step:
+        case Run(before, _):
+            kernel.run_with(before)
+        case PutService(None, service):
+            kernel.drop_service(service.name)
+        case PutService(Service() as before, _) | DropService(before):
+            kernel.put_service(before)
+        case PutDecaps(before, after):
+            there = {decap.key for decap in before}
+            kernel.drop_decaps([decap for decap in after if decap.key not in there])
+            kernel.put_decaps(before)
+        case DropDecaps(decaps):
+            kernel.put_decaps(decaps)
 
 
 def _whole(kernel: EntriesWritable) -> Writable:

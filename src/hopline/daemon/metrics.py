@@ -9,7 +9,7 @@ where the text is made too, for one scrape at a time: who asks meanwhile is give
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,7 +20,9 @@ from prometheus_client.registry import Collector
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from hopline.daemon.balance.metrics import of_decaps, of_services
 from hopline.daemon.meters import REPAIRED, Timer
+from hopline.daemon.protocol import DecapRow, ServiceRow
 from hopline.daemon.reading import HitCounter, Host, InterfaceReading, Maps, read_host, read_maps
 
 if TYPE_CHECKING:
@@ -37,7 +39,16 @@ def metrics_app(service: "Service") -> ASGIApp:
 
     async def text() -> bytes:
         host = read_host(service)
-        return await asyncio.to_thread(lambda: exposition(host, read_maps(service.datapath, hits)))
+        checks = {name: service.health.rows(name) for name in service.balance.wanted}
+
+        def told() -> bytes:
+            rows = service.service_rows
+            services = rows.rows(
+                sorted(checks), checks, stats=True, flows=True, ring=True, attached=bool(service.attachments.by_index)
+            )
+            return exposition(host, read_maps(service.datapath, hits), services, rows.decaps())
+
+        return await asyncio.to_thread(told)
 
     return MetricsApp(text, lambda: read_host(service).faults())
 
@@ -79,7 +90,7 @@ class MetricsApp:
         return await asyncio.shield(self._scrape)
 
 
-def exposition(host: Host, maps: Maps) -> bytes:
+def exposition(host: Host, maps: Maps, services: Sequence[ServiceRow] = (), decaps: Sequence[DecapRow] = ()) -> bytes:
     """Return what is told, in the Prometheus text format."""
 
     class Told(Collector):
@@ -89,6 +100,10 @@ def exposition(host: Host, maps: Maps) -> bytes:
             yield from _of_interfaces(host)
             yield from _of_the_daemon(host)
             yield from _of_changes(host)
+            if services:
+                yield from of_services(services)
+            if decaps:
+                yield from of_decaps(decaps)
 
     return generate_latest(Told())
 

@@ -21,6 +21,9 @@ RUN_ROOT = Path("/run/hopline")
 CACHE_SIZE_DEFAULT = 131_072  # 8 bytes an IPv4 way: 1 MiB, which stays in a second-level cache
 CACHE_SIZE_LEAST = 131_072  # a way has as many bits for the adjacency as the table has for its index
 CACHE_SIZE_MOST = 16_777_216
+FLOW_TABLE_DEFAULT = 1 << 20  # 16 bytes a flow: 16 MiB
+FLOW_TABLE_LEAST = 1 << 12
+FLOW_TABLE_MOST = 1 << 26
 CHECK_EVERY_DEFAULT = 60.0  # seconds between two comparisons of intent and kernel
 CHECK_EVERY_LEAST = 1.0
 CHECK_EVERY_MOST = 86_400.0
@@ -67,6 +70,7 @@ class ServeOptions:
     tcp: ApiOverTcp | None = None
     metrics: Endpoint | None = None
     check_every: float = CHECK_EVERY_DEFAULT  # seconds
+    flow_table: int = FLOW_TABLE_DEFAULT  # flows that fit, a power of two
 
 
 def default_state(instance: str) -> Path:
@@ -94,8 +98,9 @@ def serve_options(
     tls_key: str | Path | None = None,
     metrics: str | None = None,
     check_every: float = CHECK_EVERY_DEFAULT,
+    flow_table: int = FLOW_TABLE_DEFAULT,
 ) -> ServeOptions:
-    """Check a daemon's settings and fill in the default directories; `cache_size` is rounded up to a power of two."""
+    """Check a daemon's settings and fill in the default directories; sizes are rounded up to powers of two."""
     instance_name(instance)
     if not CACHE_SIZE_LEAST <= cache_size <= CACHE_SIZE_MOST:
         hint = f"give {CACHE_SIZE_LEAST} to {CACHE_SIZE_MOST} entries"
@@ -103,6 +108,9 @@ def serve_options(
     if not (math.isfinite(check_every) and CHECK_EVERY_LEAST <= check_every <= CHECK_EVERY_MOST):
         hint = f"give {CHECK_EVERY_LEAST:g} to {CHECK_EVERY_MOST:g} seconds"
         raise InvalidInput("check-every", f"{check_every:g} is out of range", hint)
+    if not FLOW_TABLE_LEAST <= flow_table <= FLOW_TABLE_MOST:
+        hint = f"give {FLOW_TABLE_LEAST} to {FLOW_TABLE_MOST} flows"
+        raise InvalidInput("flow-table", f"{flow_table} is out of range", hint)
     endpoint, allow = _fwd(fwd_api, fwd_api_allow)
     return ServeOptions(
         instance=instance,
@@ -116,6 +124,7 @@ def serve_options(
         tcp=_tcp(listen, token_file, tls_cert, tls_key),
         metrics=None if metrics is None else parse_endpoint(metrics, "metrics"),
         check_every=check_every,
+        flow_table=1 << (flow_table - 1).bit_length(),
     )
 
 

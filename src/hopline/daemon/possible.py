@@ -5,16 +5,18 @@ interface whose device is gone waits for it, and an entry's packets go to the ke
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from hopline.config import NextHop
+from hopline.config import NextHop, Service
+from hopline.daemon.balance.balance import Balance
+from hopline.daemon.balance.possible import NO_REDIRECT, PossibleServices
 from hopline.daemon.surroundings import Surroundings
 from hopline.errors import MOST_PROBLEMS, InvalidInput, InvalidInputs, Refused
-from hopline.intent import Change
+from hopline.intent import NOUNS, Change, Noun, Wanted
 from hopline.kernel.netlink.types import Link
 
 HOPS_AT_ONCE = 100  # each may ask the kernel for a route: some 5 ms, after which others have their turn
-NO_REDIRECT = ("bridge", "vlan", "wireguard")
+NOTHING = Wanted()
 
 Named = Callable[[str, str, str], str]  # noun, key and field → what the operator calls the field
 
@@ -33,15 +35,28 @@ def placed(entries: Mapping[str, Mapping[str, object]]) -> Named:
     return named
 
 
+def _beside_others(noun: Noun, change: Change, named: Named, have: Wanted) -> list[InvalidInput]:
+    """Return what is wrong with entries that come or change beside those that stay."""
+    delta = change.of(noun.name)
+    if not delta.after or not noun.has_together:
+        return []
+    stay = {key: value for key, value in have.of(noun.name).items() if key not in delta.before}
+    found = noun.together({**stay, **delta.after}, delta.after)
+    return [InvalidInput(named(noun.name, key, e.field), e.detail, e.hint, key=key) for key, e in found]
+
+
 class Possible:
     """Asks the host about a change."""
 
-    def __init__(self, surroundings: Surroundings, most_next_hops: int) -> None:
+    def __init__(self, surroundings: Surroundings, balance: Balance, most_next_hops: int) -> None:
         self._surroundings = surroundings
+        self._balance = balance
         self._most_next_hops = most_next_hops
 
-    async def check(self, change: Change, named: Named = plainly) -> dict[str, str]:
+    async def check(self, change: Change, named: Named = plainly, have: Wanted = NOTHING) -> dict[str, str]:
         """InvalidInput, or InvalidInputs where several things are impossible; `named` says what fields are called.
+
+        `have` is the intent that changes: what two of its entries cannot both have is refused here too.
 
         Refused where there are more next hops than fit. Return the device that each `via` without one is reached by.
         May be asked at any time: it changes nothing.
@@ -57,6 +72,11 @@ class Possible:
                 self.interface(name)
             except InvalidInput as error:
                 problems.append(InvalidInput(named("interface", name, error.field), error.detail, error.hint, key=name))
+        for noun in NOUNS:
+            problems += _beside_others(noun, change, named, have)
+        services = change.of("service").after
+        for key, wrong in await asyncio.to_thread(lambda: list(self._of_services().wrong(services))):
+            problems.append(InvalidInput(named("service", key, wrong.field), wrong.detail, wrong.hint, key=key))
         bad = await asyncio.to_thread(self._bad, hops, reach)
         count = len(problems) + self._forwards(change.of("forward").after, bad, named, problems)
         if count == 1:
@@ -64,6 +84,14 @@ class Possible:
         if problems:
             raise InvalidInputs(problems, count)
         return reach
+
+    def _of_services(self) -> PossibleServices:
+        watch = self._surroundings.watch
+        return PossibleServices(self._balance, dict(watch.links), watch.local.addresses)
+
+    async def beware(self, service: Service, addresses: Collection[str] | None = None) -> list[str]:
+        """Return what to beware of with a service's backends, all of them unless told which."""
+        return await asyncio.to_thread(self._of_services().beware, service, addresses)
 
     async def reaching(self, hops: Sequence[NextHop]) -> dict[str, str]:
         """Return the device that each `via` without one is reached by; others may act in between."""

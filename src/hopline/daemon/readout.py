@@ -12,12 +12,19 @@ from hopline.daemon.attachments import Attachments
 from hopline.daemon.datapath import PIPELINE
 from hopline.daemon.learned import LearnedTable, next_hop_text
 from hopline.daemon.operator import OperatorTables
-from hopline.daemon.protocol import Applied, Count, Counts, Difference, ForwardRow, InterfaceState, NextHopRow
+from hopline.daemon.protocol import (
+    Applied,
+    Count,
+    Counts,
+    Difference,
+    ForwardRow,
+    InterfaceState,
+    NextHopRow,
+    Plain,
+)
 from hopline.daemon.surroundings import Surroundings
 from hopline.features.forward import Adjacency, freshness, word_mac
 from hopline.intent import NOUNS, Change, Delta, Noun
-
-STEPS = ["parse", "forward", "verdict"]
 
 
 class Readout:
@@ -69,7 +76,7 @@ class Readout:
             program=PIPELINE,
             program_id=attachment.link.program_id,
             tag=attachment.program.tag,
-            steps=STEPS,
+            steps=self._steps(),
             learning={"ipv4": learn4, "ipv6": learn6},
             forbids=[f"ipv{family}: {reason}" for family, reason in reasons],
             warnings=warnings,
@@ -79,6 +86,11 @@ class Readout:
                 if rows[verdict]["packets"]
             },
         )
+
+    def _steps(self) -> list[str]:
+        """Return the steps that the programs have, in their order."""
+        switched = {"decap": self.datapath.decapsulating, "balance": self.datapath.balancing}
+        return ["parse", *(name for name, on in switched.items() if on), "forward", "verdict"]
 
     def _device(self, index: int) -> str | None:
         link = self.surroundings.watch.links.get(index)
@@ -211,8 +223,8 @@ def _counts(delta: Delta) -> Counts:
     return Counts(len(delta.after) - both, both, len(delta.before) - both)
 
 
-def _entry(noun: Noun, key: str, side: Mapping[str, Any]) -> dict[str, str | bool] | None:
+def _entry(noun: Noun, key: str, side: Mapping[str, Any]) -> dict[str, Plain] | None:
     if key not in side:
         return None
-    fields = msgspec.structs.asdict(noun.entry(key, side[key]))
+    fields = msgspec.to_builtins(noun.entry(key, side[key]))
     return {name: value for name, value in fields.items() if value is not None}

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 
+from hopline.daemon.balance.balance import Balance
 from hopline.daemon.changes import Changes
-from hopline.daemon.datapath import Datapath
 from hopline.daemon.meters import Meters
 from hopline.daemon.operator import OperatorTables
 from hopline.daemon.surroundings import Surroundings
@@ -21,16 +21,16 @@ class Repair:
     def __init__(
         self,
         changes: Changes,
-        datapath: Datapath,
         tables: OperatorTables,
         surroundings: Surroundings,
+        balance: Balance,
         meters: Meters,
         every_s: float,
     ) -> None:
         self._changes = changes
-        self._datapath = datapath
         self._tables = tables
         self._surroundings = surroundings
+        self._balance = balance
         self._meters = meters
         self._every_s = every_s
         self._suspected = asyncio.Event()
@@ -60,6 +60,8 @@ class Repair:
         self._count("devices", self._surroundings.repair_devices())
         self._count("adjacencies", await self._changes.in_worker(self._tables.repair_adjacencies))
         self._count("entries", await self._changes.in_worker(self._tables.repair_entries))
+        for what, number in (await self._changes.in_worker(self._balance.repair)).items():
+            self._count(what, number)
         self._meters.comparisons += 1
 
     def _count(self, what: str, number: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from hopline.config import Interface, NextHop
 from hopline.daemon.attachments import Attachments
+from hopline.daemon.balance.balance import Balance
 from hopline.daemon.datapath import Datapath
 from hopline.daemon.operator import OperatorTables
 from hopline.errors import HoplineError
@@ -43,10 +44,11 @@ FORWARDING_OFF = "forwarding is off"  # the one reason that bypass_policy does n
 class Surroundings:
     """Keeps devices, neighbours, local addresses and policy of the datapath as the host has them."""
 
-    def __init__(self, datapath: Datapath, attachments: Attachments, tables: OperatorTables) -> None:
+    def __init__(self, datapath: Datapath, attachments: Attachments, tables: OperatorTables, balance: Balance) -> None:
         self.datapath = datapath
         self.attachments = attachments
         self.tables = tables
+        self.balance = balance
         self.facts = tables.facts
         self.watch = Watch()
         self.policy: Policy | None = None
@@ -92,6 +94,7 @@ class Surroundings:
             self.attachments.know(link, features.get(link.index) or device_features(link))
         self._set_local()
         self._gather_facts()
+        self.balance.note_local(self.watch.local.addresses)
         for link in self.links():
             self._check_attached(link)
 
@@ -180,10 +183,12 @@ class Surroundings:
                 self.attachments.know(link, device_features(link))
         if batch.of(LocalAddressesChanged):
             self._set_local()
+            self.balance.note_local(self.watch.local.addresses)
             self.apply_policy()
         if batch.of(LinkGone, LinkChanged, RouteChanged, RuleChanged, NexthopChanged, LocalAddressesChanged):
             self._gather_facts()
             self.tables.refresh()
+            self.balance.note_host()
         elif batch.of(NeighbourChanged, NeighbourGone):
             self._follow_neighbours(batch)
         for link in self.links():
@@ -205,6 +210,7 @@ class Surroundings:
                 macs[n.index, n.address] = n.mac
         self.facts.macs = macs
         self.tables.refresh(self.tables.following(touched))
+        self.balance.note_neighbours(touched)
 
     def _check_attached(self, link: Link) -> None:
         """Attach a device that came (back) by its name; let go of one that was renamed or detached by somebody."""
@@ -327,6 +333,7 @@ class Surroundings:
         if known:
             self._gather_facts()
             self.tables.refresh()
+            self.balance.note_host()
         for link in known:
             self._check_attached(link)
 
@@ -334,7 +341,7 @@ class Surroundings:
 
     def keep_alive(self, learned: list[tuple[int, str]]) -> None:
         """Have the kernel probe the neighbours in use: packets that XDP forwards never make it."""
-        wanted = set(learned)
+        wanted = set(learned) | self.balance.neighbours()
         for hop in self.tables.next_hops():
             if (key := self._neighbour_of(hop)) is not None:
                 wanted.add(key)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from hopline.daemon.balance.balance import Balance
 from hopline.daemon.changes import Changes
 from hopline.daemon.datapath import LEASE_S, Datapath
 from hopline.daemon.interfaces import Interfaces
@@ -33,6 +34,7 @@ class Upkeep:
         learned: LearnedTable,
         interfaces: Interfaces,
         surroundings: Surroundings,
+        balance: Balance,
         meters: Meters,
     ) -> None:
         self._changes = changes
@@ -41,11 +43,12 @@ class Upkeep:
         self._learned = learned
         self._interfaces = interfaces
         self._surroundings = surroundings
+        self._balance = balance
         self._meters = meters
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to run until the daemon ends."""
-        return [self._lease(), self._keep_alive(), self._housekeeping()]
+        return [self._lease(), self._keep_alive(), self._housekeeping(), self._pass_time(), self._balance.follow()]
 
     async def _lease(self) -> None:
         # in the event loop on purpose: a loop that hangs follows no events, and must not vouch either
@@ -53,11 +56,20 @@ class Upkeep:
         while True:
             if self._surroundings.following:
                 self._datapath.extend_lease()
+            self._balance.tick()
             now = time.monotonic()
             if now - last > LEASE_S:
                 log.warning("busy for %.1f s: the lease ran out and what was learned went to the kernel", now - last)
             last = now
             await asyncio.sleep(LEASE_EVERY_S)
+
+    async def _pass_time(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_EVERY_S)
+            try:
+                await self._balance.pass_time()
+            except HoplineError as error:
+                log.warning("%s", error)
 
     async def _keep_alive(self) -> None:
         while True:

@@ -11,19 +11,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hopline.daemon.adoption import CACHES, IDENTITY
+from hopline.daemon.adoption import CACHES, IDENTITY, SIZED
 from hopline.daemon.datapath import TABLES, Datapath
-from hopline.errors import KernelError, Refused
+from hopline.errors import KernelError, LayoutError, Refused
 from hopline.kernel import Layout, Map
 from hopline.kernel.codec import ARRAYS, DEVMAP, DEVMAP_HASH
+from hopline.kernel.object import SHARED_FLAGS, DeclaredMap
 
 # of a daemon or a lease that is over, or made afresh with the maps: words of `state`
-FRESH_STATE = ("generation", "mix_add", "mix_multiply", "lease_deadline", "lease_jiffies", "jiffies", "local_bloom")
+FRESH_STATE = ("generation", "lease_deadline", "lease_jiffies", "jiffies", "local_bloom")
 # one row an adjacency; learned ones are learned again
 ADJACENCY_ROWS = ("adjacencies", "next_hop_count")
 FILLERS = ("spare", "reserved")
 # their numbers are in the maps; those of verdicts only in counters
-MEANINGS = ("adjacency_state", "adjacency_id", "interface_flag")
+MEANINGS = (
+    *("adjacency_state", "adjacency_id", "interface_flag"),
+    *("service_protocol", "vip_flag", "service_flag", "slot_state", "encapsulation", "backend_flag"),
+)
+# of services: the new programs run over the very same maps where their layout is the same, since the old ones go on
+# remembering flows until the last moment
+KEPT = (
+    *("vip_buckets", "vips", "port_pages", "services", "service_names", "flow_count"),
+    *("rings", "backends", "backend_count", "flows"),
+    *("decap4", "decap6", "decap_local4", "decap_local6", "decap_ports", "decap_count"),
+)
 
 
 @dataclass
@@ -45,7 +56,7 @@ def migrate(old: Mapping[str, Map], new: Datapath) -> Moved:
     if layout is not None:
         for name in MEANINGS:
             _same_meaning(layout, new.layout, name)
-    rows = _move_entries(old, new, moved)
+    rows = np.concatenate([_move_entries(old, new, moved), _backend_hops(old, layout, new)])
     for name in ADJACENCY_ROWS:
         if name in old:
             _move_rows(old[name], new.maps[name], rows)
@@ -55,15 +66,53 @@ def migrate(old: Mapping[str, Map], new: Datapath) -> Moved:
         _move_verdicts(old["verdict_count"], new, layout, moved)
     done = {*TABLES, *CACHES, *ADJACENCY_ROWS, IDENTITY, "state", "verdict_count"}
     for name in sorted(old.keys() & new.maps.keys() - done):
-        _move_map(old[name], new.maps[name])
+        if old[name].id != new.maps[name].id:
+            _move_map(old[name], new.maps[name])
     new.refresh_bloom()
     _say_what_differs(old, new, moved)
     return moved
 
 
+def may_keep(old: Map, ours: DeclaredMap) -> bool:
+    """Return whether this build's programs can run over a map of another build as it is."""
+    sizes = ours.name in SIZED or old.max_entries == ours.max_entries
+    flags = old.flags & SHARED_FLAGS == ours.flags & SHARED_FLAGS
+    dtypes = (old.key_dtype, old.value_dtype) == (ours.shape.key_dtype, ours.shape.value_dtype)
+    return ours.name in KEPT and sizes and flags and dtypes and old.type == ours.shape.type
+
+
+def steps_in_use(datapath: Datapath) -> dict[str, bool]:
+    """Return which steps the programs over a datapath's maps need."""
+    maps = datapath.maps
+    return {
+        "balancing": bool(maps["vip_buckets"].mmap()["ways"].any()),
+        "decapsulating": any(len(maps[f"decap_local{family}"].items()[0]) > 0 for family in (4, 6)),
+    }
+
+
+def _backend_hops(old: Mapping[str, Map], layout: Layout | None, new: Datapath) -> NDArray[np.uint32]:
+    """Return the adjacency ids that backends have."""
+    none = np.empty(0, np.uint32)
+    if "backends" not in old or "adjacencies" not in old or layout is None:
+        return none
+    first, ours = int(layout.enum("balance_limit")["BACKEND_HOP_FIRST"]), new.layout.enum("balance_limit")
+    states = old["adjacencies"].items()[1]["state"][first:]
+    rows = np.flatnonzero(states).astype(np.uint32) + np.uint32(first)
+    if len(rows) and (first != ours["BACKEND_HOP_FIRST"] or int(rows[-1]) >= new.maps["adjacencies"].max_entries):
+        raise Refused(
+            "migrate adjacencies: this build has the next hops of backends elsewhere: remove the services first, or "
+            "`hopline detach`"
+        )
+    return rows
+
+
 def _same_meaning(old: Layout, new: Layout, name: str) -> None:
+    try:
+        theirs = old.enum(name).__members__
+    except LayoutError:
+        return  # of a build that did not have it yet
     ours = new.enum(name).__members__
-    for member, number in old.enum(name).__members__.items():
+    for member, number in theirs.items():
         if member in ours and ours[member] != number:
             raise Refused(f"migrate: {member} of enum {name} is {int(number)} there and {int(ours[member])} here")
 

@@ -19,9 +19,11 @@ from hopline.daemon.adoption import (
     MAKING,
     OUTDATED,
     READY,
+    SIZED,
     Identity,
     check_namespace,
     discard,
+    forget_enlarging,
     pinned_identity,
     shared_maps,
     take_lock,
@@ -29,7 +31,7 @@ from hopline.daemon.adoption import (
 from hopline.daemon.datapath import OBJECT, PIPELINE, Datapath
 from hopline.daemon.options import CACHE_SIZE_DEFAULT
 from hopline.errors import KernelError, NotFound
-from hopline.host.migrate import Moved, migrate
+from hopline.host.migrate import Moved, may_keep, migrate, steps_in_use
 from hopline.kernel import Map, Program, XdpLink, atomic_load32, atomic_store32, atomic_store64, bpffs
 from hopline.kernel.link import interface_name
 from hopline.kernel.object import ObjectFile
@@ -81,6 +83,7 @@ class _Upgrade:
         opened = file.open()
         self.layout = opened.layout
         self.names = shared_maps(opened)
+        self.declared = {declared.name: declared for declared in opened.declared_maps()}
         opened.close()
         file.close()
 
@@ -117,6 +120,7 @@ class _Upgrade:
     def _tidy(self) -> None:
         """Remove what an upgrade that was cut short left and nothing uses."""
         discard(self.making)
+        forget_enlarging(self.directory)
         outdated = self.directory / OUTDATED
         if outdated.exists() and not self.ready.exists():
             outdated.rename(self.ready)
@@ -150,7 +154,11 @@ class _Upgrade:
         """Make this build's maps and fill them; the programs over them, by the link that is to run each."""
         self.making.mkdir(mode=0o700)
         try:
-            with self._opened(self.making, done, self._maps()) as programs:
+            maps = self._maps()
+            for name, held in maps.items():
+                if name in self.names and may_keep(held, self.declared[name]):
+                    Map.from_pin(self.directory / name).pin(self.making / name)
+            with self._opened(self.making, done, maps) as programs:
                 yield programs
         except BaseException:
             discard(self.making)
@@ -160,11 +168,12 @@ class _Upgrade:
     def _opened(
         self, place: Path, done: Upgraded, old: dict[str, Map] | None = None
     ) -> Iterator[list[tuple[XdpLink, Program]]]:
-        datapath = Datapath(self.instance, place, self._cache_size())
+        datapath = Datapath(self.instance, place, self._cache_size(), self._sizes())
         try:
             if old is not None:
                 moved: Moved = migrate(old, datapath)
                 done.entries, done.next_hops, done.remarks = moved.entries, moved.next_hops, moved.remarks
+            datapath.switch(**steps_in_use(datapath))
             with contextlib.ExitStack() as held:
                 yield self._programs(datapath, done, held)
         finally:
@@ -177,6 +186,16 @@ class _Upgrade:
             return CACHE_SIZE_DEFAULT
         with Map.from_pin(pin) as cache:
             return int(cache.max_entries * self.layout.enum("limit")["CACHE4_WAYS"])
+
+    def _sizes(self) -> dict[str, int]:
+        """As many elements as the maps of services have that are there."""
+        sizes: dict[str, int] = {}
+        for name in SIZED:
+            pin = self.directory / name
+            if name in self.names and pin.exists():
+                with Map.from_pin(pin) as held:
+                    sizes[name] = held.max_entries
+        return sizes
 
     def _programs(
         self, datapath: Datapath, done: Upgraded, held: contextlib.ExitStack

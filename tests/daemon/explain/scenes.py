@@ -42,8 +42,24 @@ class HostDouble:
     mac: str = NEXT
     links: dict = field(default_factory=lambda: {index: link(index) for index in DEVICES})
 
+    services: dict = field(default_factory=dict)  # by row
+    backends: dict = field(default_factory=dict)  # by number
+    tunnels: list = field(default_factory=list)  # row 1 first
+
     def link(self, index):
         return self.links.get(index)
+
+    def service(self, row):
+        return self.services.get(row)
+
+    def backend(self, row, number):
+        return self.backends.get(number)
+
+    def decap(self, row):
+        return self.tunnels[row - 1] if row <= len(self.tunnels) else None
+
+    def decaps(self, local, encap):
+        return [each for each in self.tunnels if (each.local, each.encap) == (local, encap)]
 
     def forbids(self, index, family):
         return list(self.reasons)

@@ -23,13 +23,13 @@ SOURCE = """
 #include "%s/layout.h"
 #undef trace_event
 
-enum flow { FLOW_NONE = 0, FLOW_NEW = 1, FLOW_KNOWN = 2 };
-enum balance_flag { BALANCE_OPEN = 1, BALANCE_WEIGHTED = 2, BALANCE_DRAINED = 8 };
-struct balance_note {
+enum pass { FLOW_NONE = 0, FLOW_NEW = 1, FLOW_KNOWN = 2 };
+enum mirror_flag { MIRROR_OPEN = 1, MIRROR_WEIGHTED = 2, MIRROR_DRAINED = 8 };
+struct mirror_note {
 	__u32 service;
 	__s32 slot;
-	enum flow flow;
-	enum balance_flag flags;
+	enum pass flow;
+	enum mirror_flag flags;
 	ip4_t outer;
 	ip6_t backend;
 	ip6_t next_hop;
@@ -53,7 +53,7 @@ struct trace_event {
 	struct packet packet;
 	struct tap_note tap;
 	struct forward_note forward;
-	struct balance_note balance;
+	struct mirror_note mirror;
 	struct counter not_a_note;
 };
 struct trace_event *anchor_noted __attribute__((section("layout"), used));
@@ -72,7 +72,7 @@ def layout(tmp_path_factory):
 @pytest.fixture
 def event(layout):
     event = np.zeros(1, layout.struct("trace_event"))[0]
-    note = event["balance"]
+    note = event["mirror"]
     note["service"], note["slot"], note["flow"], note["flags"] = 7, -1, 2, 9
     note["outer"] = 0x0A000001
     note["backend"] = np.void(bytes([10, 0, 0, 9]) + bytes(12))
@@ -85,15 +85,15 @@ def event(layout):
 
 
 def test_a_note_is_a_struct_named_after_its_member_and_stands_in_the_order_of_the_steps(layout):
-    assert list(notes_of(layout)) == ["packet", "tap", "forward", "balance"]
+    assert list(notes_of(layout)) == ["packet", "tap", "forward", "mirror"]
 
 
 def test_every_kind_of_field_is_read(layout, event):
-    assert read_note(layout, notes_of(layout)["balance"], event["balance"]) == {
+    assert read_note(layout, notes_of(layout)["mirror"], event["mirror"]) == {
         "service": 7,
         "slot": -1,
         "flow": "FLOW_KNOWN",
-        "flags": "BALANCE_OPEN BALANCE_DRAINED",
+        "flags": "MIRROR_OPEN MIRROR_DRAINED",
         "outer": "10.0.0.1",
         "backend": "10.0.0.9",
         "next_hop": "2001:db8::9",
@@ -108,9 +108,9 @@ def test_every_kind_of_field_is_read(layout, event):
 
 
 def test_it_is_said_in_one_line(layout, event):
-    line = said("balance", read_note(layout, notes_of(layout)["balance"], event["balance"]))
+    line = said("mirror", read_note(layout, notes_of(layout)["mirror"], event["mirror"]))
     assert line == (
-        "balance: service 7, slot -1, flow FLOW_KNOWN, flags BALANCE_OPEN BALANCE_DRAINED, outer 10.0.0.1, "
+        "mirror: service 7, slot -1, flow FLOW_KNOWN, flags MIRROR_OPEN MIRROR_DRAINED, outer 10.0.0.1, "
         "backend 10.0.0.9, next hop 2001:db8::9, mac 02:00:00:00:00:09, word 02:00:00:00:00:0a 1500, port 443, "
         "tries 1 2 3, sure yes, name web, ring (version 3, bits 12)"
     )
@@ -118,23 +118,23 @@ def test_it_is_said_in_one_line(layout, event):
 
 def test_a_step_that_is_new_explains_itself_between_those_that_have_words(layout, event):
     made = scene("FORWARDED", layout=layout, lookups=("CACHE",), found="CACHE", state="READY", **hop(id=16))
-    made.event["balance"] = event["balance"]
+    made.event["mirror"] = event["mirror"]
     found = [step.step for step in steps_of(made)]
-    assert found[-3:] == ["mtu", "balance", "verdict"]
+    assert found[-3:] == ["mtu", "mirror", "verdict"]
     assert "tap" not in found  # it noted nothing
-    assert steps_of(made)[-2].says.startswith("balance: service 7, slot -1, flow FLOW_KNOWN")
+    assert steps_of(made)[-2].says.startswith("mirror: service 7, slot -1, flow FLOW_KNOWN")
 
 
 def test_numbers_that_an_enum_has_no_name_for(layout):
-    flags = layout.btf.find(Kind.ENUM, "balance_flag")
+    flags = layout.btf.find(Kind.ENUM, "mirror_flag")
     assert [enum_text(flags, value) for value in (0, 1, 3, 16, 17)] == [
         "none",
-        "BALANCE_OPEN",
-        "BALANCE_OPEN BALANCE_WEIGHTED",
+        "MIRROR_OPEN",
+        "MIRROR_OPEN MIRROR_WEIGHTED",
         "0x10",
-        "BALANCE_OPEN 0x10",
+        "MIRROR_OPEN 0x10",
     ]
-    assert enum_text(layout.btf.find(Kind.ENUM, "flow"), 0) == "FLOW_NONE"
+    assert enum_text(layout.btf.find(Kind.ENUM, "pass"), 0) == "FLOW_NONE"
 
 
 def test_an_object_without_the_record_is_of_another_version(layout):

@@ -12,11 +12,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from hopline.config import NextHop
+from hopline.config import Decap, NextHop, Service
 from hopline.daemon.attachments import Attachments
+from hopline.daemon.explain.frames import decoded, left_decoded
 from hopline.daemon.explain.notes import notes_of, read_note
 from hopline.daemon.explain.runs import TIMED_RUNS, Runs
 from hopline.daemon.explain.scene import Ingress, Scene
+from hopline.daemon.explain.served import SeenBackend, ServedHost
 from hopline.daemon.explain.steps import steps_of
 from hopline.daemon.explain.then import then_of, unseen_of
 from hopline.daemon.explain.words import verdict_words
@@ -25,8 +27,7 @@ from hopline.daemon.operator import OperatorTables
 from hopline.daemon.protocol import ForwardAnswer
 from hopline.daemon.surroundings import Surroundings
 from hopline.errors import InvalidInput, KernelError, Refused
-from hopline.explain import Batch, Decoded, Explanation, Field, Layer, Question, Tallied, Tally
-from hopline.features.dissect import dissect
+from hopline.explain import Batch, Explanation, Question, Tallied, Tally
 from hopline.features.forward import word_mac
 from hopline.features.probe import Fields, hex_frame, probe_frame
 from hopline.kernel.netlink.lookup import MatchedRoute, SeenNeighbour, matched_route, seen_neighbour
@@ -49,12 +50,18 @@ class Explainer:
     """Answers `explain` and `forward get`."""
 
     def __init__(
-        self, attachments: Attachments, tables: OperatorTables, surroundings: Surroundings, interfaces: Interfaces
+        self,
+        attachments: Attachments,
+        tables: OperatorTables,
+        surroundings: Surroundings,
+        interfaces: Interfaces,
+        served: ServedHost,
     ) -> None:
         self._attachments = attachments
         self._tables = tables
         self._surroundings = surroundings
         self._interfaces = interfaces
+        self._served = served
         self._runs = Runs(attachments.datapath)
         self._thread = ThreadPoolExecutor(1, "explain")
 
@@ -132,17 +139,16 @@ class Explainer:
     def _explained(self, question: Question, candidates: list[Ingress]) -> Explanation:
         frame, captured, fields = _asked(question)
         scene, ns = self._run(candidates, question.src, frame, fields, captured)
-        note, entry = scene.note, scene.entry
-        forwarded = scene.verdict == "FORWARDED"
+        entry = scene.entry
         return Explanation(
             in_dev=scene.ingress.name,
             mode=scene.ingress.mode,
             verdict=scene.verdict,
             says=verdict_words(scene.verdict),
             steps=steps_of(scene),
-            packet=_decoded(scene.frame),
-            out_dev=scene.device(int(note["ifindex"])) if forwarded else None,
-            leaves=_decoded(scene.left, scene.frame) if forwarded else None,
+            packet=decoded(scene.frame),
+            out_dev=scene.device(scene.out_index) if scene.sent else None,
+            leaves=left_decoded(scene),
             origin="learned" if scene.learned else "operator" if entry else None,
             entry=entry[0] if entry else None,
             via=scene.via,
@@ -244,6 +250,22 @@ class Explainer:
         except KernelError:
             return None
 
+    def service(self, row: int) -> Service | None:
+        """Return the service in a row of the kernel's."""
+        return self._served.service(row)
+
+    def backend(self, row: int, number: int) -> SeenBackend | None:
+        """Return the backend that has a number in a service's row."""
+        return self._served.backend(row, number)
+
+    def decap(self, row: int) -> Decap | None:
+        """Return the entry of decap whose counter is in a row."""
+        return self._served.decap(row)
+
+    def decaps(self, local: str, encap: str) -> list[Decap]:
+        """Return the entries of decap for a local address."""
+        return self._served.decaps(local, encap)
+
 
 def _asked(question: Question) -> tuple[bytes | None, int, Fields | None]:
     """Return the frame with zeros for what was not captured, and how much was; or what to make one of."""
@@ -252,13 +274,3 @@ def _asked(question: Question) -> tuple[bytes | None, int, Fields | None]:
         return None, 0, Fields(**{name: getattr(question, name) for name in names})
     frame = hex_frame(question.hex)
     return frame.ljust(question.length or 0, b"\0"), len(frame), None
-
-
-def _decoded(frame: bytes, before: bytes | None = None) -> Decoded:
-    """Return a frame decoded, with what fields held `before`, where they held something else."""
-    layers, old = [], dissect(before) if before is not None else []
-    for place, header in enumerate(dissect(frame)):
-        was = dict(old[place].fields) if place < len(old) and old[place].name == header.name else {}
-        fields = [Field(n, v, was[n] if was.get(n, v) != v else None) for n, v in header.fields]
-        layers.append(Layer(header.name, fields))
-    return Decoded(len(frame), frame.hex(), layers)

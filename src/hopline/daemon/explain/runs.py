@@ -34,7 +34,7 @@ class Runs:
     def __init__(self, datapath: Datapath) -> None:
         self._datapath = datapath
         self._record = datapath.layout.struct(RECORD)
-        self._loads: OrderedDict[tuple[int, str], tuple[BpfObject, RingBuffer]] = OrderedDict()
+        self._loads: OrderedDict[tuple[int, str, int], tuple[BpfObject, RingBuffer]] = OrderedDict()
 
     def one(self, ingress: Ingress, frame: bytes) -> Ran:
         """Run one frame."""
@@ -53,7 +53,10 @@ class Runs:
         return run_each(program, ring, frames, lengths, ifindex=ingress.index, dtype=self._record)
 
     def _load(self, ingress: Ingress) -> tuple[BpfObject, RingBuffer]:
-        key = (ingress.slot, ingress.mode)
+        settings = self._datapath.settings  # read first: what is loaded then is of these, or of later ones
+        key = (ingress.slot, ingress.mode, settings)
+        for old in [each for each in self._loads if each[2] != settings]:
+            self._release(*self._loads.pop(old))
         found = self._loads.get(key)
         if found is None:
             if len(self._loads) == LOADS_MOST:

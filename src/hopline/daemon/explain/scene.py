@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hopline.config import NextHop
+from hopline.config import Decap, NextHop, Service
+from hopline.daemon.explain.served import SeenBackend
 from hopline.daemon.learned import next_hop_text
 from hopline.kernel.netlink.lookup import MatchedRoute, SeenNeighbour
 from hopline.kernel.netlink.types import Link
@@ -33,6 +34,22 @@ class Host(Protocol):
 
     def neighbour(self, index: int, address: str) -> SeenNeighbour | None:
         """Return what the kernel knows of a neighbour."""
+        ...
+
+    def service(self, row: int) -> Service | None:
+        """Return the service in a row of the kernel's."""
+        ...
+
+    def backend(self, row: int, number: int) -> SeenBackend | None:
+        """Return the backend that has a number in a service's row."""
+        ...
+
+    def decap(self, row: int) -> Decap | None:
+        """Return the entry of decap whose counter is in a row."""
+        ...
+
+    def decaps(self, local: str, encap: str) -> list[Decap]:
+        """Return the entries of decap for a local address."""
         ...
 
 
@@ -69,6 +86,25 @@ class Scene:
     def verdict(self) -> str:
         """The name in enum verdict."""
         return str(self.enum("verdict")(int(self.event["verdict"])).name)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether decap or balance had the last word, so that forward was not asked."""
+        return self.verdict in ("BALANCED", "DECAPSULATED") or self.verdict.startswith(("ANSWERED", "DROP"))
+
+    @property
+    def sent(self) -> bool:
+        """Whether XDP sends it out of a device: on its way, or back."""
+        return self.verdict in ("FORWARDED", "BALANCED") or self.verdict.startswith("ANSWERED")
+
+    @property
+    def out_index(self) -> int:
+        """The device that it leaves by, 0 where it does not leave."""
+        if self.verdict == "FORWARDED":
+            return int(self.note["ifindex"])
+        if self.verdict == "BALANCED":
+            return int(self.event["balance"]["ifindex"])
+        return self.ingress.index if self.verdict.startswith("ANSWERED") else 0
 
     @property
     def packet(self) -> np.void:

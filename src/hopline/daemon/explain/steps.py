@@ -6,6 +6,7 @@ RENDERERS has a function for each note that has words; another's is shown as it 
 from collections.abc import Callable, Iterator
 
 from hopline.config import NextHop
+from hopline.daemon.explain.balanced import balance_steps, decap_steps
 from hopline.daemon.explain.notes import PARSED, notes_of, read_note, said
 from hopline.daemon.explain.scene import Scene
 from hopline.daemon.explain.words import FIB_WORDS, REFUSAL_WORDS, neighbour_words, octets, verdict_words
@@ -91,7 +92,7 @@ def _parts(scene: Scene) -> str:
 
 
 def _forward(scene: Scene) -> Steps:
-    if scene.verdict in ("PASS_MALFORMED", "PASS_VLAN", "PASS_NOT_IP"):
+    if scene.claimed or scene.verdict in ("PASS_MALFORMED", "PASS_VLAN", "PASS_NOT_IP"):
         return
     yield from _addressed(scene)
     yield from _cache(scene)
@@ -280,4 +281,9 @@ def _egress(scene: Scene) -> Steps:
     yield "egress", f"{scene.device(index)} {text}"
 
 
-RENDERERS: dict[str, Callable[[Scene], Steps]] = {PARSED: _parsed, "forward": _forward}
+RENDERERS: dict[str, Callable[[Scene], Steps]] = {
+    PARSED: _parsed,
+    "decap": decap_steps,
+    "balance": balance_steps,
+    "forward": _forward,
+}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from hopline.daemon.explain.scene import Scene
 from hopline.daemon.explain.steps import FIB_TOO_BIG, martian, route_words
 from hopline.daemon.explain.words import octets
-from hopline.features.dissect import defects, ethertype_name, protocol_name
+from hopline.features.dissect import defects, dissect, ethertype_name, protocol_name
 
 
 def then_of(scene: Scene) -> list[str]:
@@ -145,6 +145,20 @@ def _hairpin(scene: Scene) -> list[str]:
     return [f"{back} and may answer ICMP redirect to {scene.source}, which then sends straight to {scene.via}"]
 
 
+def _decapsulated(scene: Scene) -> list[str]:
+    inner = next((header for header in dissect(scene.left)[1:] if header.name in ("IPv4", "IPv6")), None)
+    if inner is None:
+        return []
+    named = dict(inner.fields)
+    route = scene.host.route(named["to"], named["from"], scene.ingress.index)
+    what = f"the packet from {named['from']} to {named['to']}"
+    if isinstance(route, str):
+        return [f"the kernel gets {what}, and by its own tables does not take it: {route}"]
+    if route.answer.type == "local":
+        return [f"the kernel delivers {what} to this host, through netfilter's input chains"]
+    return [f"{named['to']} is no address of this host: the kernel forwards {what}: {route_words(route, scene)}"]
+
+
 _THEN: dict[str, Callable[[Scene], list[str]]] = {
     "PASS_NOT_IP": _not_ip,
     "PASS_MALFORMED": _malformed,
@@ -164,15 +178,20 @@ _THEN: dict[str, Callable[[Scene], list[str]]] = {
     "PASS_NO_EGRESS": _forwards,
     "PASS_HAIRPIN": _hairpin,
     "PASS_NO_LEASE": _forwards,
+    "DECAPSULATED": _decapsulated,
 }
 
 
 def unseen_of(scene: Scene) -> list[str]:
     """Return what a run without traffic cannot know, a line each."""
     found = []
-    if scene.verdict == "FORWARDED":
+    if scene.sent:
         found.append("whether the device takes it: the redirect is not carried out")
-    elif scene.verdict not in ("PASS_MALFORMED", "PASS_OTHER_HOST", "PASS_MARTIAN"):
+    elif not scene.verdict.startswith("DROP") and scene.verdict not in (
+        "PASS_MALFORMED",
+        "PASS_OTHER_HOST",
+        "PASS_MARTIAN",
+    ):
         found.append("what netfilter, tc and xfrm make of it in the kernel")
     link = scene.host.link(scene.ingress.index)
     if link is not None and not link.kind and not int(scene.packet["tags"]):

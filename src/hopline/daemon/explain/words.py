@@ -36,6 +36,15 @@ VERDICT_WORDS = {
     "PASS_HAIRPIN": "passed: it would leave by the interface it came in by, and the kernel may owe an ICMP redirect",
     "PASS_NO_LEASE": "passed: the lease has run out",
     "PASS_TOO_BIG": "passed: larger than the next hop's MTU",
+    "BALANCED": "sent to a backend by XDP, in an outer header",
+    "DECAPSULATED": "its outer header is taken off, and the kernel gets what was in it",
+    "ANSWERED_ECHO": "an echo request to a VIP, answered by XDP",
+    "ANSWERED_ERROR": "answered by XDP with an ICMP error",
+    "DROP_NO_BACKEND": "dropped: no backend takes it, or nothing leads to the one that does",
+    "DROP_FRAGMENT": "dropped: a fragment to a VIP of this host, for a service that needs ports",
+    "DROP_TOO_BIG": "dropped: too big for the way to its backend, and it may be neither fragmented nor reported",
+    "DROP_NOT_ACCEPTED": "dropped: encapsulated by a source that is not accepted",
+    "DROP_MALFORMED": "dropped: what is in the outer header is no right packet",
 }
 REFUSAL_WORDS = {
     "REFUSAL_NO_SLOT": "has no slot in Hopline's tables: it came just now, or there are too many devices",
