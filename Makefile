@@ -19,8 +19,8 @@ help:
 	@echo 'make test   the test suite (root; what cannot run says why)'
 	@echo 'make test-slow  the tests that take minutes: a million packets, a million mutated frames'
 	@echo 'make test-kernels  the tests that need a kernel, in VMs on three Debian kernels (hours)'
-	@echo 'make bench  every figure of docs/performance.md, into that page (root; some twenty minutes)'
-	@echo 'make bench-quick  the same, coarsely, printed only (root; under two minutes)'
+	@echo 'make bench  every figure of docs/performance.md, into that page (root; some thirty minutes)'
+	@echo 'make bench-quick  the same, coarsely, printed only (root; some four minutes)'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make dist   the wheel, in dist/'
 
@@ -39,6 +39,7 @@ $(VENV)/installed: $(VENV)/packages $(SOURCES)
 
 demo: $(VENV)/installed
 	@$(BIN)/hopline lab forward
+	@$(BIN)/hopline lab balance
 
 # half of the time is spent waiting: two at a time, each file by one of them; where tests have one name, by themselves
 ALIKE := tests/lab/test_api_contract.py
@@ -72,6 +73,8 @@ FOUND := build/bench
 bench: $(VENV)/bench
 	@rm -rf $(FOUND)
 	$(BIN)/python bench/forward.py --json $(FOUND)/forward.json
+	$(BIN)/python bench/balance.py --json $(FOUND)/balance.json
+	$(BIN)/python bench/balance_control.py --json $(FOUND)/balance_control.json
 	$(BIN)/python bench/freshness.py --json $(FOUND)/freshness.json
 	$(BIN)/python bench/control.py --json $(FOUND)/control.json
 	$(BIN)/python bench/program.py --json $(FOUND)/program.json
@@ -81,6 +84,8 @@ bench: $(VENV)/bench
 bench-quick: $(VENV)/bench
 	@rm -rf $(FOUND)
 	$(BIN)/python bench/forward.py --quick --json $(FOUND)/forward.json
+	$(BIN)/python bench/balance.py --quick --json $(FOUND)/balance.json
+	$(BIN)/python bench/balance_control.py --quick --json $(FOUND)/balance_control.json
 	$(BIN)/python bench/freshness.py --quick --json $(FOUND)/freshness.json
 	$(BIN)/python bench/control.py --quick --json $(FOUND)/control.json
 	$(BIN)/python bench/program.py --quick --json $(FOUND)/program.json

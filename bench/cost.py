@@ -18,6 +18,7 @@ from emulate import Cost, Line, Translated, translated  # noqa: E402
 from emulate.text import text_of  # noqa: E402
 
 from bpf import cost_table  # noqa: E402
+from bpf.balanced import open_balanced  # noqa: E402
 from bpf.paths import WAYS, Way, cost_of  # noqa: E402
 from bpf.pipeline import Pipeline, open_pipeline  # noqa: E402
 from hopline.daemon import datapath  # noqa: E402
@@ -96,25 +97,28 @@ def main() -> None:
         accept()
         return
     chosen = [way for way in WAYS if all(word.lower() in way.name.lower() for word in given.words)]
-    with open_pipeline() as pipeline:
-        show(pipeline, chosen, bool(given.words), given.listing)
+    with open_pipeline() as pipeline, open_balanced() as balanced:
+        show({False: pipeline, True: balanced.pipeline}, chosen, bool(given.words), given.listing)
 
 
 def accept() -> None:
     """Make what the program costs now what it may cost."""
     before = cost_table.read()[0] if cost_table.TABLE.exists() else {}
-    with open_pipeline() as pipeline:
-        found = {way.name: cost_table.figures_of(cost_of(pipeline, way)) for way in WAYS}
+    with open_pipeline() as pipeline, open_balanced() as balanced:
+        by_step = {False: pipeline, True: balanced.pipeline}
+        found = {way.name: cost_table.figures_of(cost_of(by_step[way.balancing], way)) for way in WAYS}
     cost_table.write(found)
     for name, figures in found.items():
         changes = [*cost_table.worse(before.get(name, {}), figures), *cost_table.better(before.get(name, {}), figures)]
         print(f"{name}: {'; '.join(changes) or 'as it was'}")
 
 
-def show(pipeline: Pipeline, ways: list[Way], in_detail: bool, with_listing: bool) -> None:
+def show(pipelines: dict[bool, Pipeline], ways: list[Way], in_detail: bool, with_listing: bool) -> None:
+    """Lines of ways; `pipelines` by whether balance is on."""
     if not in_detail:
         print(HEADER)
     for way in ways:
+        pipeline = pipelines[way.balancing]
         cost = cost_of(pipeline, way)
         if in_detail:
             details(way, cost, translated(pipeline.program), with_listing)

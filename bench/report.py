@@ -1,8 +1,8 @@
 """What the benches found, as Markdown: `.venv/bin/python bench/report.py DIRECTORY [--write PAGE] [--plots DIRECTORY]`.
 
-DIRECTORY holds forward.json, freshness.json, control.json, program.json and program_maps.json, as the benches'
-`--json` writes them; what is missing is left out. `--write` puts each part between its marks in PAGE, `--plots` draws
-what grows.
+DIRECTORY holds forward.json, balance.json, balance_control.json, freshness.json, control.json, program.json and
+program_maps.json, as the benches' `--json` writes them; what is missing is left out. `--write` puts
+each part between its marks in PAGE, `--plots` draws what grows.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 
+import balance_report
 from record import Figure, load
 
 FIELDS = ("instructions", "calls", "lookups", "lines")
@@ -141,7 +142,11 @@ def parts(directory: Path) -> dict[str, str]:
         made["freshness"] = f"{head(document, 'bench/freshness.py')}\n{freshness_table(document)}"
     if (source := directory / "control.json").exists():
         made["control"] = json.loads(source.read_text())["markdown"]
-    for name in ("program", "program_maps"):
+    if (source := directory / "balance.json").exists():
+        document, figures = load(source)
+        tables = [balance_report.table(figures, family) for family in (4, 6)]
+        made["balance"] = "\n".join([head(document, "bench/balance.py"), *tables])
+    for name in ("program", "program_maps", "balance_control"):
         if (source := directory / f"{name}.json").exists():
             document = json.loads(source.read_text())
             made[name] = f"{head(document, f'bench/{name}.py')}\n{document['markdown']}"
@@ -166,8 +171,9 @@ def main() -> None:
     made = parts(asked.directory)
     for part in made.values():
         print(part)
-    if (asked.directory / "forward.json").exists():
-        print(goals(load(asked.directory / "forward.json")[1]))
+    for name, told in (("forward", goals), ("balance", balance_report.goals)):
+        if (asked.directory / f"{name}.json").exists():
+            print(told(load(asked.directory / f"{name}.json")[1]))
     if asked.write is not None:
         write(asked.write, made)
     if asked.plots is not None:

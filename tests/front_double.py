@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from balance_double import BalanceDouble
 from hopline.config import Forward, Interface, NextHop
 from hopline.daemon.asker import asker
 from hopline.daemon.front import Front
@@ -90,13 +93,14 @@ def differences(change, limit):
 def _fields(noun, side, key):
     if key not in side:
         return None
-    entry = noun.entry(key, side[key])
-    values = {name: getattr(entry, name) for name in entry.__struct_fields__}
-    return {name: value for name, value in values.items() if value is not None}
+    values = msgspec.to_builtins(noun.entry(key, side[key]))
+    return {name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items() if value is not None}  # fmt: skip
 
 
-class ServiceDouble:
+class ServiceDouble(BalanceDouble):
     def __init__(self):
+        self.start_balance()
         self.entries = {}
         self.wanted = {}
         self.past = []  # one _Past for each change, the oldest first
@@ -269,7 +273,8 @@ class ServiceDouble:
 
     def _wanted(self):
         forwards = {to: NextHop.of(forward) for to, forward in self.entries.items()}
-        return Wanted({"interface": dict(self.wanted), "forward": forwards})
+        balance = {"service": dict(self.services_by_name), "decap": dict(self.decap_entries)}
+        return Wanted({"interface": dict(self.wanted), "forward": forwards, **balance})
 
     def _record(self, what, new, confirm_within=None):
         """Make the intent what the function `new` makes of it; return the change."""
@@ -277,6 +282,7 @@ class ServiceDouble:
         change = difference(self._wanted(), want)
         self.wanted = dict(want.of("interface"))
         self.entries = {to: hop.entry(to) for to, hop in want.of("forward").items()}
+        self.services_by_name, self.decap_entries = dict(want.of("service")), dict(want.of("decap"))
         if change:
             self.past.append(_Past(len(self.past) + 1, time.time(), asker.get(), what, change, want))
             self.pending = None if confirm_within is None else (len(self.past), time.time() + confirm_within)
@@ -300,6 +306,7 @@ class ServiceDouble:
             if hop.dev is not None and hop.dev not in DEVICES:
                 detail = f"{hop.dev} is no device here"
                 raise InvalidInput(f"forward[{place}].dev", detail, "`ip link` lists them", key=to)
+        self.check_services(want, merge)
         change = difference(self._wanted(), want, merge)
         if not dry_run:
             self._record(what, lambda have: _applied(have, change), confirm_within)

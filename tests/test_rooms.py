@@ -33,6 +33,7 @@ class Verb:
     core: str = "features"
     bpf: bool = True
     tests: tuple[str, ...] = ("bpf", "features")
+    nouns: tuple[str, ...] = ()  # of the command line; its own name, unless told
 
     def rooms(self) -> list[str]:
         """Patterns from the root of the repository, with `|` between two of which one must be there."""
@@ -44,14 +45,29 @@ class Verb:
                 f"docs/features/{stem}.md"]  # fmt: skip
 
 
-VERBS = (Verb("forward"), Verb("program", core="host", bpf=False, tests=("host", "cli", "lab")))
+VERBS = (
+    Verb("forward"),
+    Verb("balance", tests=("bpf", "lab"), nouns=("service", "backend", "decap")),
+    Verb("program", core="host", bpf=False, tests=("host", "cli", "lab")),
+)
 
 # imports of these, and of what is in them, are kernel/'s alone
 KERNEL_ONLY = {"cffi", "pyroute2", "ctypes", "_cffi_backend"}
 # neither files, sockets, processes nor clocks
 PURE = {
     *("__future__", "bisect", "collections", "dataclasses", "enum", "functools", "ipaddress", "itertools", "math"),
-    *("numpy", "operator", "typing", "hopline.config", "hopline.errors", "hopline.features", "hopline.intent"),
+    *(
+        "hashlib",
+        "numpy",
+        "operator",
+        "typing",
+        "hopline.config",
+        "hopline.errors",
+        "hopline.features",
+        "hopline.intent",
+    ),
+    # C that works on nothing but the arrays that it is given
+    "hopline.kernel.turns",
     # text to octets and back: these touch no network
     *("socket.inet_ntop", "socket.inet_pton", "socket.AF_INET", "socket.AF_INET6"),
 }
@@ -70,20 +86,22 @@ CLI = {
     "hopline.intent",
     "hopline.lab",
 }
-CLI_MORE = {"serve.py": {"hopline.daemon.main"}}
+# and the rules of ipvsadm are read where they are typed
+CLI_MORE = {"serve.py": {"hopline.daemon.main"}, "ipvs.py": {"hopline.features.ipvs"}}
 
 # what the tests in a directory are about, in the order in which a counterpart is looked for
 COUNTERPARTS = {
     "bpf": ("bpf/lib/{}.h", "kernel/{}.py"),  # both need a kernel with BPF
     "lab": ("lab/{}.py", "host/{}.py", "kernel/netlink/{}.py", "daemon/{}.py"),  # all need root
     "fuzz": ("document/{}.py", "daemon/{}.py", "daemon/api/{}.py", "kernel/{}.py", "host/{}.py", "bpf/lib/{}.h"),
-    ".": ("{}.py",),
+    ".": ("{}.py", "{}/__init__.py"),
 }
 WITHOUT_COUNTERPART = {
     "tests/bpf/test_attack.py": "bpf/lib/cache.h and adjacency.h under attack from two processors",
     "tests/bpf/test_btf_against_bpftool.py": "kernel/btf.py beside another reader of BTF",
     "tests/bpf/test_cost.py": "what a packet costs on each way, which may not grow unseen",
     "tests/bpf/test_emulate.py": "bench/emulate, by which that is counted",
+    "tests/bpf/test_flow_room.py": "bpf/lib/flow.h and slot.h where the flow table is full",
     "tests/bpf/test_operator_tables.py": "daemon/operator.py over real maps, without a daemon",
     "tests/cli/test_cli.py": "the command line as a whole, before a daemon's double",
     "tests/daemon/test_api.py": "the package daemon/api",
@@ -96,6 +114,7 @@ WITHOUT_COUNTERPART = {
     "tests/lab/test_cli_real.py": "the command line as a whole, before a real daemon",
     "tests/lab/test_devices.py": "what becomes of packets when devices come, go and come back, and are too many",
     "tests/lab/test_docs.py": "README.md and docs/, run",
+    "tests/lab/test_doctor_backend.py": "the package host/backend",
     "tests/lab/test_explain.py": "the package daemon/explain, before a real daemon and the kernel",
     "tests/lab/test_explain_files.py": "the same of files, and that asking changes nothing",
     "tests/lab/test_freshness.py": "a promise of docs/packet.md: how soon a stale answer goes",
@@ -109,6 +128,18 @@ WITHOUT_COUNTERPART = {
     "tests/lab/test_lessons.py": "the lessons on devices, of examples/lessons",
     "tests/lab/test_lab_program.py": "the package lab/program: every lesson's page, told",
     "tests/lab/test_lessons_lwt.py": "the lessons on routes, of examples/lessons",
+    "tests/bpf/test_balance_answers.py": "the pipeline with balance on: what VIPs say themselves",
+    "tests/bpf/test_balance_random.py": "the pipeline with balance on, given packets that nobody meant",
+    "tests/bpf/test_balancer.py": "daemon/balance/balancer.py over real maps, without a daemon",
+    "tests/bpf/test_flow_attack.py": "bpf/lib/flow.h and slot.h under attack from two processors",
+    "tests/features/test_promise.py": "the promise of docs/features/balance.md: a simulation of its rules",
+    "tests/lab/test_balance_flows.py": "the package daemon/balance, before real servers and the kernel",
+    "tests/lab/test_balance_upgrade.py": "host/upgrade.py and the package daemon/balance: what is balanced goes on",
+    "tests/lab/test_explain_balance.py": "the package daemon/explain: what it says of balance and decap",
+    "tests/lab/test_lab_balance.py": "lab/balance.py, whose name tests/lab/test_balance.py would not tell apart",
+    "tests/lab/test_promise_real.py": "the promise of docs/features/balance.md, on the shipped program",
+    "tests/model/test_agreement_balance.py": "the pipeline with balance on beside the tests' own model of it",
+    "tests/model/test_balance.py": "that model by itself",
     "tests/lab/test_confirm.py": "daemon/changes.py: changes that wait to be confirmed",
     "tests/lab/test_program_bad_input.py": "the package host/program: what it says to input that cannot be right",
     "tests/lab/test_program_foreign.py": "the package host/program: objects that others built",
@@ -173,7 +204,7 @@ def test_a_verb_is_a_step_of_the_pipeline_and_a_noun(verb):
         assert f'#include "lib/{verb.stem}.h"' in (BPF / "xdp.bpf.c").read_text()
     from hopline.cli.main import root
 
-    assert verb.stem in root.list_commands(None)
+    assert set(verb.nouns or [verb.stem]) <= set(root.list_commands(None))
 
 
 def test_only_the_kernel_layer_speaks_to_the_kernel():
@@ -200,7 +231,8 @@ def test_a_command_asks_the_daemon_or_the_host_and_never_the_kernel(path):
 
 
 def test_the_client_and_the_front_page_need_no_kernel():
-    for path in (SOURCE / "client.py", SOURCE / "config.py", SOURCE / "errors.py", SOURCE / "__init__.py"):
+    rooms = ("src/hopline/client/", "src/hopline/config/", "src/hopline/errors.py", "src/hopline/__init__.py")
+    for path in python_files(*rooms):
         assert [name for name in imports(path) if within(name, {"hopline.kernel"})] == [], named(path)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from emulate.memory import PAGE, Elements, Fault, Hashed, Memory, Pointers
+from emulate.memory import OFFSET, PAGE, Elements, Fault, Hashed, Memory, Pointers
 from hopline.kernel import BpfObject, Map, Program
 
 SOURCE = Path(__file__).with_name("ask.bpf.c")
@@ -15,6 +15,7 @@ INCLUDES = ("/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu")
 FIB_SIZE = 64  # struct bpf_fib_lookup
 XDP_REDIRECT, XDP_FLAGS = 4, 3
 HEADROOM, TAILROOM = 256, 320  # of a TEST_RUN's frame (net/bpf/test_run.c)
+XDP_FRAME = 40  # struct xdp_frame, which the kernel keeps at the start of the headroom
 FRAME_MIN = 14
 
 # functions of the kernel by which a helper is called directly, under the helper's name
@@ -32,6 +33,7 @@ ALIASES = {
     "bpf_user_rnd_u32": "bpf_get_prandom_u32",
 }
 LOOKUP = "bpf_map_lookup_elem"
+EINVAL = (1 << 64) - 22
 
 
 @cache
@@ -44,6 +46,11 @@ def oracle() -> tuple[Program, Program]:
         with BpfObject.open(target, "ask") as opened:
             opened.load()
             return opened.program("ask_fib"), opened.program("ask_jiffies")
+
+
+def signed(number: int) -> int:
+    """An argument of 32 bits as the kernel reads it."""
+    return (number & 0xFFFFFFFF ^ 1 << 31) - (1 << 31)
 
 
 def jiffies() -> int:
@@ -64,6 +71,7 @@ class Helpers:
             "bpf_get_prandom_u32": lambda *_: 0,
             "bpf_jiffies64": lambda *_: jiffies(),
             "bpf_xdp_get_buff_len": self._length,
+            "bpf_xdp_adjust_head": self._adjust_head,
             "bpf_xdp_adjust_tail": self._adjust_tail,
         }
 
@@ -112,10 +120,19 @@ class Helpers:
         data, end = self._frame()
         return end - data
 
+    def _adjust_head(self, _: int, by: int, *__: int) -> int:
+        data, end = self._frame()
+        moved = data + signed(by)
+        if moved > end - FRAME_MIN or moved & OFFSET < XDP_FRAME:
+            return EINVAL
+        self.memory.write(self.context, moved.to_bytes(8, "little"))
+        self.memory.write(self.context + 16, moved.to_bytes(8, "little"))
+        return 0
+
     def _adjust_tail(self, _: int, by: int, *__: int) -> int:
         data, end = self._frame()
-        moved = end + (by & 0xFFFFFFFF ^ 1 << 31) - (1 << 31)
+        moved = end + signed(by)
         if moved - data < FRAME_MIN or moved > end + TAILROOM:
-            return (1 << 64) - 22
+            return EINVAL
         self.memory.write(self.context + 8, moved.to_bytes(8, "little"))
         return 0

@@ -19,7 +19,10 @@ def process(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["forward", "add", "-h"], ["interface", "--help"], ["lab"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--help"], ["forward", "add", "-h"], ["service", "add", "-h"], ["backend", "-h"], ["doctor", "-h"], ["lab"]],
+)
 def test_help_loads_nothing_heavy(arguments):
     heavy = ["numpy", "rich", "pyroute2", "starlette", "uvicorn", "http", "msgspec", "hopline.client", "hopline.kernel"]
     code = (
@@ -33,7 +36,7 @@ def test_help_loads_nothing_heavy(arguments):
 
 def test_help_lists_every_command():
     out = process("--help").stdout
-    for name in ("serve", "status", "doctor", "detach", "interface", "forward", "lab"):
+    for name in ("serve", "status", "doctor", "detach", "interface", "forward", "service", "backend", "decap", "lab"):
         assert f"\n  {name} " in out
     for name in ("apply", "diff", "export", "history", "rollback", "confirm", "upgrade"):
         assert f"\n  {name} " in out

@@ -6,6 +6,8 @@ import pytest
 from hopline.cli import difference
 from hopline.daemon.protocol import Applied, Counts, Difference
 
+ONE = {"address": "10.0.0.1", "weight": 1, "drained": False}
+WEB = {"name": "web", "vip": "10.9.0.1", "port": "80", "protocol": "tcp", "encap": "ipip", "idle": 900}
 FORWARD = {"to": "10.0.0.5", "dev": "right", "dst_mac": "02:00:00:00:02:02"}
 
 
@@ -43,6 +45,37 @@ def shown(*differences, **counts):
                 {"name": "left", "mode": "auto", "bypass_policy": True},
             ),
             "~ interface left  bypass_policy false → true",
+        ),
+        (
+            Difference("service", "web", None, {**WEB, "backend": [ONE, {**ONE, "address": "10.0.0.2", "weight": 3}]}),
+            "+ service web  vip 10.9.0.1  port 80  protocol tcp  backend 10.0.0.1, 10.0.0.2 (weight 3)",
+        ),
+        (
+            Difference("service", "web", WEB, {**WEB, "idle": 30, "backend": [ONE]}),
+            "~ service web  idle 900 → 30  backend + 10.0.0.1",
+        ),
+        (
+            Difference(
+                "service",
+                "web",
+                {**WEB, "backend": [ONE, {**ONE, "address": "10.0.0.2"}]},
+                {
+                    **WEB,
+                    "backend": [{**ONE, "weight": 2, "drained": True}, {**ONE, "address": "10.0.0.3", "weight": 0}],
+                },
+            ),
+            "~ service web  backend + 10.0.0.3 (weight 0), ~ 10.0.0.1 weight 1 → 2, drained false → true, - 10.0.0.2",
+        ),
+        (
+            Difference("service", "web", {**WEB, "backend": []},
+                       {**WEB, "backend": [{**ONE, "address": f"10.0.0.{n}"} for n in range(1, 21)]}),
+            "~ service web  backend + 10.0.0.1, + 10.0.0.2, + 10.0.0.3, + 10.0.0.4, + 10.0.0.5, + 10.0.0.6, + 10.0.0.7,"
+            " + 10.0.0.8, … 12 more",
+        ),
+        (
+            Difference("decap", "10.0.0.1 gue from any", None,
+                       {"local": "10.0.0.1", "from": "any", "encap": "gue", "gue_port": 7000}),
+            "+ decap 10.0.0.1 gue from any  gue_port 7000",
         ),
     ],
 )  # fmt: skip

@@ -15,6 +15,12 @@ CACHE = "tests/bpf/test_cache.py"
 ADJACENCY = "tests/bpf/test_adjacency.py"
 VERDICT = "tests/bpf/test_verdict.py"
 ATTACK = "tests/bpf/test_attack.py"
+PUSH = "tests/bpf/test_push.py"
+DECAP = "tests/bpf/test_decap.py"
+# test_answer.py and test_quoted.py build a small program of their own, so it is the whole that is asked
+DRAWN, AGREE = "tests/model/test_agreement_balance.py", "they_agree and not million"
+FLOW = "tests/bpf/test_flow.py"
+ROOM = "tests/bpf/test_flow_room.py"
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,9 @@ REWRITING = [
     Fault("the padding is not cut off", "lib/forward.h", "\tif (padding > 0)\n", "\tif (padding > 1000)\n", PACKETS,
           model=True),
     Fault("the packet is rewritten before its egress is known to be there", "lib/forward.h",
-          "\tverdict = choose_egress(packet, mac_word_top(hop->source));\n",
+          "\tverdict = choose_egress(packet->flags & PACKET_SEVERAL_BUFFERS,",
           "\trewrite(ctx, packet, hop->destination, hop->source);\n"
-          "\tverdict = choose_egress(packet, mac_word_top(hop->source));\n", ADJACENCY, "egress_that_leaves",
+          "\tverdict = choose_egress(packet->flags & PACKET_SEVERAL_BUFFERS,", ADJACENCY, "egress_that_leaves",
           quick=True),
 ]  # fmt: skip
 
@@ -126,7 +132,7 @@ TABLES = [
           "return *(volatile __u64 *)&s->lease_deadline >= bpf_jiffies64();",
           "return *(volatile __u64 *)&s->lease_deadline < ~0ULL;", PACKETS, model=True),
     Fault("verdicts are counted in the row of another", "lib/verdict.h",
-          "interface_slot * VERDICT_SLOTS + verdict", "interface_slot * VERDICT_SLOTS + (verdict ^ 1)", PACKETS),
+          "slot * VERDICT_SLOTS + verdict", "slot * VERDICT_SLOTS + (verdict ^ 1)", PACKETS),
     Fault("a next hop's octets are counted without the Ethernet header", "lib/adjacency.h",
           "counter->bytes += length;", "counter->bytes += length - 14;", PACKETS),
     Fault("a packet is counted under the id behind its next hop's", "lib/verdict.h",
@@ -187,4 +193,88 @@ RACES = [
           "a->destination == b->destination && ", "", ATTACK, "neighbours and shipped"),
 ]  # fmt: skip
 
-FAULTS = [*REWRITING, *LIMITS, *PARSING, *JUDGING, *TABLES, *CACHING, *RACES]
+CHOOSING = [
+    Fault("a slot's state is not looked at", "lib/deliver.h",
+          "if (word >> SLOT_STATE_SHIFT || service->flags & SERVICE_REMEMBERS)",
+          "if (service->flags & SERVICE_REMEMBERS)", DRAWN, AGREE, quick=True),
+    Fault("what an open slot does not remember goes to its new backend", "lib/slot.h",
+          "\treturn CHOICE_BEFORE;\n", "\treturn CHOICE_NOW;\n", FLOW, quick=True, model=True),
+    Fault("a connection that begins goes where the old ones are", "lib/slot.h",
+          "if (begins_connection(segment) && (service->flags & vague) != SERVICE_ANY_PORT)",
+          "if (begins_connection(segment) && (service->flags & vague) == ~0U)", FLOW, model=True),
+    Fault("a SYN with ACK begins a connection", "lib/slot.h",
+          "(segment & (SEGMENT_SYN | SEGMENT_ACK)) == SEGMENT_SYN", "(segment & SEGMENT_SYN) == SEGMENT_SYN", FLOW),
+    Fault("the flow table is obeyed though the backend is dead", "lib/slot.h",
+          "if (flags & BACKEND_DEAD || flow_overdue(", "if (flow_overdue(", FLOW, model=True),
+    Fault("a backend that drains takes a connection whose ports it knows", "lib/slot.h",
+          "return flags & BACKEND_DRAINING && begins_connection(segment) && !(service->flags & SERVICE_ANY_PORT);",
+          "return flags & BACKEND_DRAINING && begins_connection(segment) && service->flags == ~0U;", FLOW,
+          model=True),
+    Fault("a reset is remembered", "lib/slot.h", "segment & (SEGMENT_RST | SEGMENT_QUOTED) ||",
+          "segment & SEGMENT_QUOTED ||", FLOW, model=True),
+    Fault("an ICMP error makes a flow known", "lib/slot.h", "segment & (SEGMENT_RST | SEGMENT_QUOTED) ||",
+          "segment & SEGMENT_RST ||", DRAWN, AGREE),
+    Fault("flows of a residual slot are remembered", "lib/slot.h",
+          "return state_of(slot) == SLOT_OPEN || service->flags & SERVICE_REMEMBERS;",
+          "return state_of(slot) != SLOT_CLOSED || service->flags & SERVICE_REMEMBERS;", FLOW, model=True),
+    Fault("a flow that finds no room goes where its next segment does not", "lib/slot.h",
+          "return state_of(slot) == SLOT_OPEN && !(segment & SEGMENT_UDP) ? before_of(slot) : number;",
+          "return state_of(slot) == SLOT_OPEN && segment == ~0U ? before_of(slot) : number;", ROOM),
+    Fault("an established flow gives way to a new one", "lib/flow.h",
+          "return word & FLOW_ESTABLISHED ? 0 : EVICT_SINGLE | age;", "return EVICT_SINGLE | age;", ROOM),
+    Fault("flows of TCP and of UDP are one where their ports are", "lib/slot.h",
+          "(segment & SEGMENT_UDP ? FLOW_UDP : 0)", "0", FLOW),
+]  # fmt: skip
+
+SERVICES = [
+    Fault("the last port of a range is not the service's", "lib/service.h", "port <= last", "port < last", FLOW,
+          model=True),
+    Fault("the seed of a service is ignored", "lib/service.h", "((__u64)ports << 32 | client) ^ service->seed",
+          "((__u64)ports << 32 | client) ^ (service->seed & 1)", DRAWN, AGREE),
+    Fault("fragments of a local VIP's service go to the kernel", "lib/balance.h", "if (!(vip->flags & VIP_LOCAL))",
+          "if (vip->flags)", DRAWN, AGREE),
+    Fault("a packet is too big for the next hop with its outer header, and goes", "lib/deliver.h",
+          "if (flow->l3_length + overhead > mtu)", "if (flow->l3_length > mtu)", DRAWN, AGREE, quick=True),
+    Fault("a packet without a hop left is balanced", "lib/deliver.h", "if (flow->ttl <= 1)", "if (flow->ttl < 1)",
+          DRAWN, AGREE),
+]  # fmt: skip
+
+PUSHING = [
+    Fault("the inner TTL is not decremented", "lib/push.h", "\tdecrement_inner(at + outer, inner->ipv6);\n", "", PUSH,
+          quick=True, model=True),
+    Fault("the type of service is not copied", "lib/push.h", "IPV4_NO_OPTIONS | inner->tos << 8 |",
+          "IPV4_NO_OPTIONS |", PUSH, model=True),
+    Fault("the outer IPv4 length leaves the UDP header out", "lib/push.h",
+          "inner->length + sizeof(struct iphdr) + (gue ? sizeof(struct udphdr) : 0);",
+          "inner->length + sizeof(struct iphdr);", PUSH, model=True),
+    Fault("carries are lost in the outer checksum", "lib/push.h",
+          "\tsum = (sum & 0xffff) + (sum >> 16);\n\tsum = (sum & 0xffff) + (sum >> 16);\n"
+          "\tsum = (sum & 0xffff) + (sum >> 16);\n", "\tsum = (sum & 0xffff) + (sum >> 16);\n", PUSH, model=True),
+]  # fmt: skip
+
+TUNNELS = [
+    Fault("any source may encapsulate", "lib/decap.h", "\tif (!tunnelled.row)\n\t\treturn DROP_NOT_ACCEPTED;\n", "",
+          DECAP, quick=True, model=True),
+    Fault("GUE is taken on any port", "lib/decap.h", " || !is_gue_port(udp->dest)", "", DECAP, model=True),
+    Fault("congestion on the tunnel's way is forgotten", "lib/decap.h",
+          "\tjoin_ecn(eth + 1, data_end, tunnelled->family, tunnelled->tos);\n", "", DECAP, model=True),
+    Fault("an echo's checksum is that of the request", "lib/answer.h",
+          "\ticmp->check = resummed(icmp->check, bpf_htons(ICMP_ECHO_ASKED << 8), bpf_htons(ICMP_REPLIED << 8));\n",
+          "", DRAWN, AGREE),
+    Fault("an error quotes four octets more than it may", "lib/answer.h", "#define QUOTE4 (576 - 28)",
+          "#define QUOTE4 (580 - 28)", DRAWN, AGREE),
+    Fault("an error is answered with an error", "lib/answer.h",
+          "type != ICMP_UNREACHABLE && type != ICMP_SOURCE_QUENCHED &&", "type != ICMP_SOURCE_QUENCHED &&",
+          DRAWN, AGREE),
+    Fault("a later fragment that is quoted is taken to have ports", "lib/quoted.h",
+          "version_and_length / 16 != 4 || length < sizeof(*ip) || ip->saddr != packet->destination.words[0] ||\n"
+          "\t    ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET)",
+          "version_and_length / 16 != 4 || length < sizeof(*ip) || ip->saddr != packet->destination.words[0]",
+          DRAWN, AGREE),
+    Fault("an error is taken to be about whomever it quotes", "lib/quoted.h",
+          " || ip->saddr != packet->destination.words[0] ||", " || !packet ||", DRAWN, AGREE),
+]  # fmt: skip
+
+# all that is drawn for balance and decap, and not for forward, is compared by a model of its own
+OF_BALANCE = [*CHOOSING, *SERVICES, *PUSHING, *TUNNELS]
+FAULTS = [*REWRITING, *LIMITS, *PARSING, *JUDGING, *TABLES, *CACHING, *RACES, *OF_BALANCE]

@@ -13,13 +13,14 @@ import pytest
 
 from bpf.conftest import obstacle
 from faults.builder import applied, build
-from faults.table import FAULTS, Fault
+from faults.table import FAULTS, OF_BALANCE, Fault
 from repository import ROOT
 
 pytestmark = pytest.mark.skipif(bool(obstacle()), reason=obstacle())
 
 EXIT_TESTS_FAILED = 1
-MODEL, AGREE = "tests/model/test_agreement.py", "they_agree and not million"
+MODEL, MODEL_OF_BALANCE = "tests/model/test_agreement.py", "tests/model/test_agreement_balance.py"
+AGREE = "they_agree and not million"
 
 
 def who_fails(built: Path, tests: str, only: str) -> str:
@@ -56,7 +57,8 @@ def test_a_fault_is_caught(fault, tmp_path, record_property):
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.model], ids=named)
 def test_the_model_notices_it_too(fault, tmp_path):
     """Packets that were drawn show it, and not only those that somebody thought of."""
-    assert who_fails(build(tmp_path, fault.changes), MODEL, AGREE).endswith("test_they_agree")
+    model = MODEL_OF_BALANCE if fault in OF_BALANCE else MODEL
+    assert who_fails(build(tmp_path, fault.changes), model, AGREE).endswith("test_they_agree")
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=named)

@@ -14,3 +14,14 @@ def three():
 
     with open_three() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def both():
+    """The model of balance, and the shipped program with that step on."""
+    if obstacle():
+        pytest.skip(obstacle())
+    from model.agree_balance import open_both
+
+    with open_both() as made:
+        yield made

@@ -198,6 +198,7 @@ CARRIES = [0xFEFF, 0xFEFE, 0xFF00, 0xFFFE, 0x0000, 0x0001, 0x00FF, 0x0100, 0xFF0
 CHAINS = [[HOP_BY_HOP], [ROUTING], [FRAGMENT], [AUTHENTICATION], [DESTINATION], [DESTINATION, ROUTING],
           [HOP_BY_HOP, DESTINATION, ROUTING, FRAGMENT], [DESTINATION, HOP_BY_HOP], [DESTINATION] * 8]  # fmt: skip
 SIZES = [0, 1, 7, 18, 26, 64, 200, 1000]
+FRAGMENTS = [0, 0x2000, 0x8000, 0x0001, 0x2010, 0x1FFF, 0xC000, 0x6000]
 
 
 @dataclass
@@ -278,12 +279,19 @@ def packet4(by: Choices, number: int, aims: list[Prefix], mtus: list[int]) -> by
     options = by.odd(0.05, b"", OPTIONS)
     protocol = by.of(PROTOCOLS[4])
     body = payload(by, protocol, number, 20 + len(options), mtus)
+    fragment = by.odd(0.3, 0x4000, FRAGMENTS)
+    return whole4(by, source(by, aims, 4), destination(by, aims, 4), protocol, body, options, fragment)
+
+
+def whole4(
+    by: Choices, source: Address, to: Address, protocol: int, body: bytes, options: bytes = b"", fragment: int = 0x4000
+) -> bytes:
+    """A packet that is sometimes odd in a field of its header."""
     real = 20 + len(options) + len(body)
     first = by.odd(0.02, 0x45 + len(options) // 4, [0x44, 0x55, 0x46, 0x4F, 0x40, 0x65, 0x35])
     length = by.odd(0.04, real, [0, 19, 20, 21, real - 1, real + 1, real - 4, real + 4, 65535])
-    fragment = by.odd(0.3, 0x4000, [0, 0x2000, 0x8000, 0x0001, 0x2010, 0x1FFF, 0xC000, 0x6000])
     fields = [first, by.odd(0.3, 0, range(256)), length, by.number(2), fragment, by.odd(0.3, 64, TTLS), protocol]
-    ends = source(by, aims, 4).packed + destination(by, aims, 4).packed
+    ends = source.packed + to.packed
 
     def header(checksum: int) -> bytes:
         return struct.pack("!BBHHHBBH", *fields, checksum) + ends
@@ -311,14 +319,18 @@ def extension(by: Choices, kind: int, following: int) -> bytes:
 def packet6(by: Choices, number: int, aims: list[Prefix], mtus: list[int]) -> bytes:
     protocol = by.of(PROTOCOLS[6])
     body = payload(by, protocol, number, 40, mtus)
+    return whole6(by, source(by, aims, 6), destination(by, aims, 6), protocol, body)
+
+
+def whole6(by: Choices, source: Address, to: Address, protocol: int, body: bytes) -> bytes:
+    """A packet that sometimes has extension headers, or is odd in a field of its header."""
     for kind in reversed(by.odd(0.2, [], CHAINS)):
         body, protocol = extension(by, kind, protocol) + body, kind
     real = len(body)
     length = by.odd(0.04, real, [0, max(real - 1, 0), real + 1, real + 8, max(real - 8, 0), 65535])
     word = by.odd(0.02, 6, [4, 5, 7, 0, 14]) << 28 | by.odd(0.3, 0, [1 << 20, 0xFFFFFFF, 0xB9ABCDE, 0x80001])
     limit = by.odd(0.3, 64, TTLS)
-    ends = source(by, aims, 6).packed + destination(by, aims, 6).packed
-    return struct.pack("!IHBB", word, length, protocol, limit) + ends + body
+    return struct.pack("!IHBB", word, length, protocol, limit) + source.packed + to.packed + body
 
 
 TO_ROUTER = mac(IN_MAC)
@@ -331,11 +343,15 @@ PADDINGS = [bytes(6), b"\x55" * 18, b"\xaa", b"\x55" * 46, bytes(1000)]
 
 
 def frame(by: Choices, number: int, aims: dict[int, list[Prefix]], mtus: list[int]) -> bytes:
-    """One frame, sometimes tagged, padded, cut, or to another MAC."""
+    """One frame around a packet of either family."""
+    family = by.of([4, 6])
+    return framed(by, (packet4 if family == 4 else packet6)(by, number, aims[family], mtus), family)
+
+
+def framed(by: Choices, packet: bytes, family: int) -> bytes:
+    """A frame, sometimes tagged, padded, cut, or to another MAC."""
     to, tag = by.odd(0.04, TO_ROUTER, OTHER_MACS), by.odd(0.04, b"", TAGS)
     padding, cut_at = by.odd(0.12, b"", PADDINGS), by.number(2) if by.seldom(0.02) else None
-    family = by.of([4, 6])
-    packet = (packet4 if family == 4 else packet6)(by, number, aims[family], mtus)
     ethertype = by.odd(0.02, 0x0800 if family == 4 else 0x86DD, ETHERTYPES)
     whole = to + mac(NEAR_MAC) + tag + struct.pack("!H", ethertype) + packet + padding
     return whole if cut_at is None else whole[: 14 + cut_at % (len(whole) - 13)]

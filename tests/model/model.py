@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass, replace
 
 from bpf.pipeline import IN_MAC
-from model.table import Address, Hop, Prefix, Table, longest, mac, prefix
+from model.table import Address, Device, Hop, Prefix, Table, longest, mac, prefix
 
 ETHERNET, IPV4, IPV6 = 14, 20, 40  # octets of their headers
 TYPE_IPV4, TYPE_IPV6, TYPES_VLAN = 0x0800, 0x86DD, (0x8100, 0x88A8)
@@ -118,12 +118,17 @@ def among(address: Address, prefixes: tuple[Prefix, ...]) -> bool:
     return any(each.covers(address) for each in prefixes)
 
 
-def judge(table: Table, frame: bytes, packet: Packet) -> None:
-    """What is not a packet between two other hosts."""
+def to_router(frame: bytes) -> None:
+    """Whether it is addressed to this router's MAC."""
     if frame[0] & 1:
         raise Pass("PASS_MULTICAST")
     if frame[:6] != mac(IN_MAC):
         raise Pass("PASS_OTHER_HOST")
+
+
+def judge(table: Table, frame: bytes, packet: Packet) -> None:
+    """What is not a packet between two other hosts."""
+    to_router(frame)
     if among(packet.destination, MULTICAST):
         raise Pass("PASS_MULTICAST")
     if among(packet.source, MULTICAST + NOWHERE) or among(packet.destination, NOWHERE):
@@ -202,18 +207,31 @@ def send(table: Table, frame: bytes, packet: Packet, hop: Hop) -> None:
     device = table.devices.get(hop.device)
     if device is None or not device.able:
         raise Pass("PASS_NO_EGRESS")
-    # in generic mode a frame is an skb, which any device sends
-    if len(frame) > FIRST_BUFFER and not device.frags and not table.generic:
+    if is_too_large_for(table, device, frame):
         raise Pass("PASS_NO_EGRESS")
 
 
+def is_too_large_for(table: Table, device: Device, frame: bytes) -> bool:
+    """Whether a frame is in several buffers and the device takes one; in generic mode it is an skb, which any sends."""
+    return len(frame) > FIRST_BUFFER and not device.frags and not table.generic
+
+
 def rewritten(frame: bytes, packet: Packet, hop: Hop) -> bytes:
-    """RFC 1812 section 5.3.1: one TTL less, a checksum to match; what followed the IP packet in the frame is gone."""
-    octets = bytearray(frame[ETHERNET : ETHERNET + packet.length])
-    if packet.destination.family == 4:
-        octets[8] -= 1
+    """New MACs; what followed the IP packet in the frame is gone."""
+    return hop.mac + hop.source + frame[12:ETHERNET] + one_less(frame[ETHERNET : ETHERNET + packet.length])
+
+
+def one_less(packet: bytes) -> bytes:
+    """RFC 1812 section 5.3.1: one TTL less, and a checksum to match."""
+    octets = bytearray(packet)
+    if octets[0] >> 4 == 6:
+        octets[7] -= 1
+        return bytes(octets)
+    octets[8] -= 1
+    if octets[0] & 15 == IPV4 // 4:
         octets[10:12] = bytes(2)
         octets[10:12] = internet_checksum(bytes(octets[:IPV4])).to_bytes(2, "big")
-    else:
-        octets[7] -= 1
-    return hop.mac + hop.source + frame[12:ETHERNET] + octets
+    else:  # nobody has looked at the one of a header with options: from what it was, so that a wrong one stays wrong
+        total = int.from_bytes(octets[10:12], "big") + 0x0100
+        octets[10:12] = (total + (total >= 0xFFFF) & 0xFFFF).to_bytes(2, "big")
+    return bytes(octets)

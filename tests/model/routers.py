@@ -17,7 +17,7 @@ import numpy as np
 from bpf.pipeline import FAR_MAC, IN_MAC, NEAR_MAC, OUT_MAC, Outcome, Pipeline, open_pipeline
 from hopline.daemon.datapath import TABLES
 from hopline.features.forward import Adjacency, mac_word, packed_next_hop, table_of
-from hopline.kernel import atomic_store32, netns
+from hopline.kernel import Program, atomic_store32, netns
 from hopline.lab.shell import run
 from hopline.lab.topology import Namespace, Port, Topology, build, tear_down
 from lab.net import LARGEST_FRAME, PACKET_OUTGOING, raw_socket, unique_tag
@@ -92,6 +92,11 @@ class Shipped:
         self._counts: Counter[str] = Counter()
         self.datapath.maps["state"].mmap()["lease_jiffies"] = LEASE_TICKS
 
+    def use(self, native: Program, generic: Program) -> None:
+        """Run these from now on: the pipeline with steps on that the first was loaded without."""
+        self._programs[True].close()
+        self._programs = {False: native, True: generic}
+
     def close(self) -> None:
         self.kernel.close()
         self._programs[True].close()
@@ -124,14 +129,15 @@ class Shipped:
         hops = dict.fromkeys([*table.exact.values(), *table.prefixes.values()])
         ids = {hop: first + number for number, hop in enumerate(hops)}
         for hop, id in ids.items():
-            self.datapath.write_adjacency(id, self._adjacency(hop))
+            self.datapath.write_adjacency(id, self.adjacency(hop))
             if hop.state == "RETIRING":
                 self.datapath.retire_adjacency(id)
         entries = {str(to): ids[hop] for to, hop in [*table.exact.items(), *table.prefixes.items()]}
         for name in TABLES:
             self.datapath.put_entries(name, {to: id for to, id in entries.items() if table_of(to) == name})
 
-    def _adjacency(self, hop: Hop) -> Adjacency:
+    def adjacency(self, hop: Hop) -> Adjacency:
+        """What a hop of the model's is to the program."""
         slots = int(self.datapath.limits.INTERFACE_SLOTS)
         source = mac_word(hop.source, self._slots.get(hop.device, slots - 1))
         state = "READY" if hop.state == "RETIRING" else hop.state

@@ -25,8 +25,9 @@ def test_they_agree(three):
     print(three.tally)
     seen = three.tally.verdicts
     assert seen.total() >= FEW
-    # each way out was taken, and the kernel was asked about most of what leaves
-    assert set(seen) == {verdict.name for verdict in three.shipped.datapath.verdicts} - {"CONTINUE"}
+    # each way out of forward was taken, and the kernel was asked about most of what leaves
+    names = [verdict.name for verdict in three.shipped.datapath.verdicts]
+    assert set(seen) == {name for name in names if name.startswith(("PASS", "FORWARDED"))}
     assert three.tally.by_kernel > 0.8 * seen["FORWARDED"] > 0.1 * FEW
 
 

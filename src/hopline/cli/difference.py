@@ -1,7 +1,7 @@
 """What a change of the intent adds, changes and removes, in lines that a person reads."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import click
 
@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     import msgspec
 
     from hopline.daemon.protocol import Applied, Difference
+    from hopline.intent import Noun
 
 MOST_LINES = 100  # of each kind
+_MOST_MEMBERS = 8  # of a list in an entry, such as a service's backends
 ASK_FOR = MOST_LINES  # the daemon counts for each noun and kind
 
 _KINDS = ("added", "changed", "removed")
@@ -64,6 +66,29 @@ def _kind(difference: "Difference") -> str:
     return "added" if difference.before is None else "removed" if difference.after is None else "changed"
 
 
+def brief(kind: "type[msgspec.Struct]", entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry as JSON has it, without what is as it would be if a document did not say."""
+    unsaid = defaults(kind)
+    found = {name: value for name, value in entry.items() if value is not None and value != unsaid.get(name)}
+    for name, value in found.items():
+        if isinstance(value, list | tuple):
+            found[name] = [brief(_inner(kind, name), one) for one in value]
+    return found
+
+
+def defaults(kind: "type[msgspec.Struct]") -> dict[str, Any]:
+    """Return what the fields of an entry are, as JSON has them, where a document does not say."""
+    names = kind.__struct_encode_fields__
+    values = zip(names[len(names) - len(kind.__struct_defaults__) :], kind.__struct_defaults__, strict=True)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+
+
+def _inner(kind: "type[msgspec.Struct]", name: str) -> "type[msgspec.Struct]":
+    """Return what a field that is a list has in it."""
+    found: type[msgspec.Struct] = get_args(get_type_hints(kind)[name])[0]
+    return found
+
+
 def _entry(difference: "Difference") -> str:
     """Return noun, key and fields: all that are said of what comes or goes, old and new of what changes."""
     before, after = difference.before, difference.after
@@ -72,24 +97,51 @@ def _entry(difference: "Difference") -> str:
         fields = [f"{name} {_word(value)}" for name, value in said.items()]
     else:
         names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-        fields = [f"{name} {_word(before.get(name))} → {_word(after.get(name))}" for name in names]
+        fields = [f"{name} {_change(_noun(difference).kind, name, before, after)}" for name in names]
     return "  ".join([f"{difference.noun} {difference.key}", *fields])
 
 
-def _said(difference: "Difference", entry: Mapping[str, str | bool | None]) -> dict[str, str | bool | None]:
-    """Return the fields that say something: neither the key, which is shown already, nor defaults."""
+def _said(difference: "Difference", entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that say something: neither what the key says, which is shown already, nor defaults."""
+    noun = _noun(difference)
+    key = difference.key.split() if noun.composed is not None else []
+    said = brief(noun.kind, entry)
+    return {name: value for name, value in said.items() if name != noun.key and value not in key}
+
+
+def _noun(difference: "Difference") -> "Noun":
     from hopline.intent import NOUNS
 
-    noun = next(noun for noun in NOUNS if noun.name == difference.noun)
-    need_not_be_said = {noun.key: difference.key} | defaults(noun.kind)
-    return {name: value for name, value in entry.items() if value is not None and value != need_not_be_said.get(name)}
+    return next(noun for noun in NOUNS if noun.name == difference.noun)
 
 
-def defaults(kind: "type[msgspec.Struct]") -> dict[str, object]:
-    """Return what the fields of an entry are where a document does not say."""
-    names = kind.__struct_fields__
-    return dict(zip(names[len(names) - len(kind.__struct_defaults__) :], kind.__struct_defaults__, strict=True))
+def _change(kind: "type[msgspec.Struct]", name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return the old and the new; of a list what comes, changes and goes in it, of which each has its key first."""
+    if not isinstance(before.get(name, after.get(name)), list | tuple):
+        return f"{_word(before.get(name))} → {_word(after.get(name))}"
+    old, new = ({next(iter(one.values())): one for one in side.get(name) or ()} for side in (before, after))
+    inner = _inner(kind, name)
+    words = [f"+ {_member(brief(inner, one))}" for key, one in new.items() if key not in old]
+    for key, one in new.items():
+        names = [each for each in one if key in old and old[key].get(each) != one[each]]
+        if names:
+            words.append(f"~ {key} " + ", ".join(f"{n} {_word(old[key].get(n))} → {_word(one[n])}" for n in names))
+    return _cut(words + [f"- {key}" for key in old if key not in new])
 
 
-def _word(value: str | bool | None) -> str:
-    return NONE if value is None else str(value).lower() if isinstance(value, bool) else value
+def _word(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return _cut([_member(one) for one in value])
+    return NONE if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _member(one: Mapping[str, Any]) -> str:
+    """Return one of a list: its key, and what is said beside."""
+    key, *rest = one.items()
+    more = ", ".join(f"{name} {_word(value)}" for name, value in rest)
+    return f"{key[1]} ({more})" if more else str(key[1])
+
+
+def _cut(words: list[str]) -> str:
+    shown = words if len(words) <= _MOST_MEMBERS else [*words[:_MOST_MEMBERS], f"… {len(words) - _MOST_MEMBERS} more"]
+    return ", ".join(shown)

@@ -113,8 +113,10 @@ def _lines(found: "Explanation") -> list[str]:
 def _leaves(found: "Explanation") -> str:
     assert found.leaves is not None
     before, after = found.packet.octets, found.leaves.octets
-    cut = f" ({before - after} octets behind the IP packet are cut off)" if after < before else ""
-    return f"by {found.out_dev}, {after} octets{cut}; what is changed is marked old → new"
+    where = f"by {found.out_dev}" if found.out_dev else "to this host's kernel"
+    forwarded = found.verdict == "FORWARDED"
+    cut = f" ({before - after} octets behind the IP packet are cut off)" if after < before and forwarded else ""
+    return f"{where}, {after} octets{cut}; what is changed is marked old → new"
 
 
 def _layers(frame: "Decoded") -> Iterator[str]:

@@ -75,12 +75,16 @@ class Duration(click.ParamType):
 
     name = "duration"
 
+    def __init__(self, zero: bool = False) -> None:
+        """`zero`: no time at all will do."""
+        self._zero = zero
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return seconds."""
         if isinstance(value, int | float):
             return float(value)
         found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smh]?)", value, re.ASCII)
-        if found is None or float(found[1]) == 0:
+        if found is None or (float(found[1]) == 0 and not self._zero):
             self.fail(f"{value!r} is not a span of time: write 60s, 5m or 1h", param, ctx)
         return float(found[1]) * _SECONDS[found[2]]
 
@@ -108,6 +112,14 @@ def client() -> "Client":
     from hopline.client import connect
 
     return connect(instance(), target().run)
+
+
+def quick_client(ctx: click.Context) -> "Client":
+    """Return a client for what a shell completes, which waits for no daemon."""
+    from hopline.client import connect
+
+    meant = target(ctx)
+    return connect(_named(meant.instance), meant.run, timeout=0.5)
 
 
 def spelled(words: str) -> str:
@@ -150,12 +162,10 @@ def complete_devices(ctx: click.Context, parameter: click.Parameter, incomplete:
 
 def complete_destinations(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return some of the operator's destinations; none if the daemon does not answer at once."""
-    from hopline.client import connect
     from hopline.errors import HoplineError
 
-    meant = target(ctx)
     try:
-        rows = connect(_named(meant.instance), meant.run, timeout=0.5).forward.show(origin="operator", limit=1000)
+        rows = quick_client(ctx).forward.show(origin="operator", limit=1000)
     except HoplineError:
         return []
     return [row.to for row in rows if row.to.startswith(incomplete)]
@@ -163,12 +173,10 @@ def complete_destinations(ctx: click.Context, parameter: click.Parameter, incomp
 
 def complete_changes(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the numbers of the history; none if the daemon does not answer at once."""
-    from hopline.client import connect
     from hopline.errors import HoplineError
 
-    meant = target(ctx)
     try:
-        rows = connect(_named(meant.instance), meant.run, timeout=0.5).history()
+        rows = quick_client(ctx).history()
     except HoplineError:
         return []
     return [str(row.number) for row in rows if str(row.number).startswith(incomplete)]
@@ -176,12 +184,10 @@ def complete_changes(ctx: click.Context, parameter: click.Parameter, incomplete:
 
 def complete_interfaces(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the interfaces that Hopline has; none if the daemon does not answer at once."""
-    from hopline.client import connect
     from hopline.errors import HoplineError
 
-    meant = target(ctx)
     try:
-        states = connect(_named(meant.instance), meant.run, timeout=0.5).interface.show()
+        states = quick_client(ctx).interface.show()
     except HoplineError:
         return []
     return [state.name for state in states if state.name.startswith(incomplete)]

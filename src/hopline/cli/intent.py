@@ -22,6 +22,7 @@ from hopline.errors import Refused
 if TYPE_CHECKING:
     from hopline.daemon.protocol import Applied, HistoryRow
     from hopline.document import Document
+    from hopline.intent import Wanted
 
 _STDIN = "-"
 _file_argument = click.argument("file", type=click.Path(allow_dash=True))
@@ -33,7 +34,7 @@ _dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would b
 @_file_argument
 @_dry_run_option
 @_merge_option
-@click.option("--yes", is_flag=True, help="Remove without asking; needed where there is no terminal to ask on.")
+@click.option("--yes", is_flag=True, help="Remove without asking, and serve even the address you are logged in by.")
 @click.option(
     "--confirm-within",
     type=Duration(),
@@ -59,6 +60,8 @@ def apply(file: str, dry_run: bool, merge: bool, yes: bool, confirm_within: floa
                 click.echo("dry run: nothing was changed")
             output.warn(rehearsed.warnings)
             return
+        if not yes:
+            _refuse_connected(file, document.wanted)
         _ask_before_removing(file, difference.total(rehearsed, "removed"), yes)
         # what was shown is what is done: refused if somebody else was quicker
         done = intent.apply(
@@ -173,6 +176,15 @@ def _show(applied: "Applied", file: str, merge: bool) -> None:
         click.echo(f"nothing to change: the intent {already} {file} says")
 
 
+def _refuse_connected(file: str, wanted: "Wanted") -> None:
+    from hopline.host.connected import refuse_connected
+
+    known = {service.vip for service in client().intent.show().service} if wanted.of("service") else set()
+    for service in wanted.of("service").values():
+        if service.vip not in known:
+            refuse_connected(f"apply {file}", service.vip)
+
+
 def _ask_before_removing(file: str, removed: int, yes: bool) -> None:
     """Return if nothing is removed or that is wanted; Refused otherwise, and where nobody can be asked."""
     if not removed or yes:
@@ -221,15 +233,13 @@ def _row(row: "HistoryRow") -> list[object]:
     return [row.number, when, what, *sums, row.by]
 
 
-def _without_defaults(intent: Any) -> dict[str, list[dict[str, object]]]:
+def _without_defaults(intent: Any) -> dict[str, list[dict[str, Any]]]:
     """Return the document as JSON has it, without what need not be said."""
+    import msgspec
+
     from hopline.intent import NOUNS
 
-    entries: dict[str, list[dict[str, object]]] = {}
-    for noun in NOUNS:
-        names, default = noun.kind.__struct_fields__, difference.defaults(noun.kind)
-        entries[noun.name] = [
-            {name: value for name in names if (value := getattr(entry, name)) != default.get(name, ...)}
-            for entry in getattr(intent, noun.name)
-        ]
-    return entries
+    return {
+        noun.name: [difference.brief(noun.kind, msgspec.to_builtins(entry)) for entry in getattr(intent, noun.name)]
+        for noun in NOUNS
+    }

@@ -25,6 +25,15 @@ def forward(keep: bool) -> int:
     return story.run(keep, sys.stdout)
 
 
+@lab.command(short_help="Tell the story of `balance`, with real servers.")
+@click.option("--keep", is_flag=True, help="Leave the namespaces up afterwards; `hopline lab down` removes them.")
+def balance(keep: bool) -> int:
+    """Three real servers behind one address: the story of `balance`, step by step; exits 1 if a step differs."""
+    from hopline.lab import balance as story
+
+    return story.run(keep, sys.stdout)
+
+
 def _complete_lessons(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     from hopline.lab.program.lessons import lessons
 

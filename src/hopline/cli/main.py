@@ -20,8 +20,10 @@ from hopline.errors import HoplineError, VerifierRefusal
 # noun or verb → where its command is, and its line in the help
 _COMMANDS = {
     "apply": ("intent:apply", "Make the intent what a document says."),
+    "backend": ("balance.backend:backend", "The servers that share a service's flows."),
     "completion": ("completion:completion", "Print the script that completes hopline's words in a shell."),
     "confirm": ("intent:confirm", "Keep the change that waits to be confirmed."),
+    "decap": ("balance.decap:decap", "Whose outer headers are taken off here, on a backend."),
     "detach": ("detach:detach", "Remove this instance from the kernel and keep its intent."),
     "diff": ("intent:diff", "Show what `apply` would add, change and remove."),
     "doctor": ("doctor:doctor", "Check this host for what stops or slows Hopline."),
@@ -34,6 +36,7 @@ _COMMANDS = {
     "program": ("program:program", "Anyone's BPF program: loaded, pinned, counted, unloaded."),
     "rollback": ("intent:rollback", "Make the intent what it was after a change."),
     "serve": ("serve:serve", "Run the daemon of an instance."),
+    "service": ("balance.service:service", "Addresses whose flows backends share."),
     "status": ("status:status", "What the daemon does, and what stops it from doing more."),
     "upgrade": ("upgrade:upgrade", "Swap in this version's program where another's forwards."),
 }

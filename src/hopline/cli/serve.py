@@ -18,6 +18,7 @@ from hopline.cli.grammar import common_options, instance, target
 @click.option("--fwd-api", metavar="ADDR:PORT", help="Also answer the fwd service's JSON API here.")
 @click.option("--fwd-api-allow", metavar="CIDR", multiple=True, help="Who may use it; needed beyond loopback.")
 @click.option("--cache-size", type=int, metavar="ENTRIES", help="Entries of the cache, rounded up to a power of two.")
+@click.option("--flow-table", type=int, metavar="FLOWS", help="Flows that services can remember, 16 octets each; 2^20.")
 @click.option("--check-every", type=float, metavar="SECONDS", help="How often the kernel is compared; 60 unless told.")
 @click.option("--trace", is_flag=True, help="Print each packet's decision; slow, for labs and debugging.")
 @common_options

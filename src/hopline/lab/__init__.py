@@ -3,6 +3,7 @@
     topology   what the network looks like, and building it
     story      steps, checks and the table at the end
     forward    the story of `hopline lab forward`
+    balance    the story of `hopline lab balance`, and servers what it puts beside the node
     program    the lessons of `hopline lab program`
 
 Each lab writes down what it is about to make under /run/hopline/lab/NAME, so that `down` finds it after a crash.
@@ -14,7 +15,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +26,8 @@ from hopline.lab.shell import namespaces, require
 from hopline.lab.topology import tear_down
 
 RECORDS = Path("/run/hopline/lab")
-LABS = ("forward", "program")
+LABS = ("forward", "balance", "program")
+INSTANCES, PROCESSES = "instances", "processes"  # of a lab's record: daemons besides its own, pids of what else it runs
 
 Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
@@ -40,8 +42,11 @@ def instance_name(name: str) -> str:
     return f"lab-{name}"
 
 
-def claim(name: str, namespace_names: tuple[str, ...]) -> Path:
-    """Write down the namespaces a lab is about to make; returns its directory. Refused if one exists already."""
+def claim(name: str, namespace_names: tuple[str, ...], instances: tuple[str, ...] = ()) -> Path:
+    """Write down the namespaces a lab is about to make, and the Hopline instances in them besides its own.
+
+    Returns the lab's directory. Refused if one of the namespaces exists already.
+    """
     taken = sorted(namespaces().intersection(namespace_names))
     if taken:
         todo = f"remove it with `ip netns delete {taken[0]}`"
@@ -49,6 +54,7 @@ def claim(name: str, namespace_names: tuple[str, ...]) -> Path:
     directory = record_directory(name)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "namespaces").write_text("".join(f"{each}\n" for each in namespace_names))
+    (directory / INSTANCES).write_text("".join(f"{each}\n" for each in instances))
     return directory
 
 
@@ -110,18 +116,44 @@ def clear(name: str) -> list[str]:
 
     The caller holds `alone(name, …)`. Doing it twice, or with nothing there, is no error.
     """
-    directory, instance = record_directory(name), instance_name(name)
+    directory = record_directory(name)
     made = _words(directory / "namespaces")
     left = [each for each in made if each in namespaces()]
+    inside = {pid for each in left for pid in pids_in(each)}
     # a daemon whose pid was never written is still found by the namespace it lives in
     pids = {int(word) for word in _words(directory / "pid") if word.isdigit()}
-    end_daemons(instance, pids.union(*(pids_in(each) for each in left)))
-    remove_instance(instance)
+    for instance in (instance_name(name), *_words(directory / INSTANCES)):
+        end_daemons(instance, pids | inside)
+        remove_instance(instance)
+    # a pid that was written down may be another's by now, but not one in the lab's namespaces
+    for pid in inside.intersection(int(word) for word in _words(directory / PROCESSES) if word.isdigit()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     for each in left:
         _remove_programs(each)
     tear_down(tuple(left))
     shutil.rmtree(directory, ignore_errors=True)
     return left
+
+
+def told(name: str, tools: Sequence[str], tell: Callable[[], int], keep: bool) -> int:
+    """Tell the story of the lab `name`, which needs `tools`; its exit code.
+
+    With `keep` the lab is left standing. After an exception nothing is.
+    """
+    require(f"lab {name}", tools)
+    with alone(name, f"lab {name}"), stoppable():
+        standing = False
+        try:
+            # an earlier run may have been killed
+            clear(name)
+            code = tell()
+            standing = keep
+        finally:
+            if not standing:
+                with undisturbed():
+                    clear(name)
+        return code
 
 
 def _remove_programs(namespace: str) -> None:

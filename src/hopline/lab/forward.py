@@ -10,7 +10,6 @@ from typing import TextIO
 from hopline import lab as labs
 from hopline.lab.node import API_PORT, Node
 from hopline.lab.service import Service
-from hopline.lab.shell import require
 from hopline.lab.story import Story
 from hopline.lab.tcpdump import Echo
 from hopline.lab.theatre import Theatre
@@ -260,16 +259,4 @@ def run(keep: bool = False, out: TextIO | None = None) -> int:
     With `keep` the lab is left standing. Raises HoplineError when the story cannot be told at all; nothing is left
     behind then, nor after any other exception.
     """
-    require("lab forward", TOOLS)
-    with labs.alone(TOPOLOGY.name, "lab forward"), labs.stoppable():
-        standing = False
-        try:
-            # an earlier run may have been killed
-            labs.clear(TOPOLOGY.name)
-            code = tell(out, keep)
-            standing = keep
-        finally:
-            if not standing:
-                with labs.undisturbed():
-                    labs.clear(TOPOLOGY.name)
-        return code
+    return labs.told(TOPOLOGY.name, TOOLS, lambda: tell(out, keep), keep)
