@@ -47,8 +47,8 @@ class Segment:
 
     @property
     def begins(self) -> bool:
-        """A SYN without ACK."""
-        return self.flow[4] == TCP and not self.quoted and self.flags & (SYN | ACK) == SYN
+        """A SYN without ACK or RST."""
+        return self.flow[4] == TCP and not self.quoted and self.flags & (SYN | ACK | RST) == SYN
 
 
 def answer_balanced(table: Table, services: Services, memory: Memory, frame: bytes) -> Answer:

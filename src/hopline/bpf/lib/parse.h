@@ -122,7 +122,7 @@ static __always_inline enum verdict parse_ipv4(struct xdp_md *ctx, __u32 offset,
 	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET))
 		packet->flags |= PACKET_LATER_FRAGMENT;
 	if (version_and_length != IPV4_NO_OPTIONS)
-		packet->flags |= PACKET_OPTIONS; /* its checksum is left to the kernel, which gets the packet */
+		packet->flags |= PACKET_OPTIONS; /* its checksum is left to who gets the packet: the kernel, or a backend */
 	if (version_and_length != IPV4_NO_OPTIONS && (version_and_length / 16 != 4 || header_length < sizeof(*ip)))
 		return PASS_MALFORMED;
 	if (packet->l3_length < header_length || offset + packet->l3_length > packet->length)

@@ -31,7 +31,7 @@ enum segment {
 
 static __always_inline bool begins_connection(__u32 segment)
 {
-	return (segment & (SEGMENT_SYN | SEGMENT_ACK)) == SEGMENT_SYN;
+	return (segment & (SEGMENT_SYN | SEGMENT_ACK | SEGMENT_RST)) == SEGMENT_SYN;
 }
 
 static __always_inline __u32 now_of(__u32 slot)
@@ -85,8 +85,8 @@ static __always_inline bool flow_refresh(const struct service *service, struct f
 	fresh = (__u32)fresh | (__u64)clock << FLOW_SEEN_SHIFT;
 	__u64 found = __sync_val_compare_and_swap(&way->word, word, fresh);
 
-	/* where it is another word, a packet of the same flow may have come first */
-	return READ_WORD(way->hash) == hash && !((found ^ word) & (FLOW_IDENTITY | FLOW_NUMBER_MASK));
+	/* where it is another word, a packet of the same flow may have come first, and led it elsewhere */
+	return READ_WORD(way->hash) == hash && !((found ^ word) & FLOW_IDENTITY);
 }
 
 /* Where no entry is obeyed. */
