@@ -131,6 +131,7 @@ WITHOUT_COUNTERPART = {
     "tests/bpf/test_balance_answers.py": "the pipeline with balance on: what VIPs say themselves",
     "tests/bpf/test_balance_random.py": "the pipeline with balance on, given packets that nobody meant",
     "tests/bpf/test_balancer.py": "daemon/balance/balancer.py over real maps, without a daemon",
+    "tests/bpf/test_balancer_failures.py": "the package daemon/balance over real maps, where something fails",
     "tests/bpf/test_flow_attack.py": "bpf/lib/flow.h and slot.h under attack from two processors",
     "tests/features/test_promise.py": "the promise of docs/features/balance.md: a simulation of its rules",
     "tests/lab/test_balance_flows.py": "the package daemon/balance, before real servers and the kernel",

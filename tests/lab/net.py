@@ -19,6 +19,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hopline.kernel import netns
 from hopline.kernel.netlink.features import told
 from hopline.lab.service import PINS, RUN, Service, end_daemons, pids_in, remove_instance
@@ -42,8 +44,11 @@ _numbers = itertools.count(1)
 
 
 def unique_tag() -> str:
-    """A word no other test, in this process or another, has used: `t<pid>-<n>`."""
-    return f"t{os.getpid()}-{next(_numbers)}"
+    """A word no other test, in this process or another, has used: `t<pid>-<n>`.
+
+    Both to base 36, for names of devices begin with it, and they have 15 characters at most.
+    """
+    return f"t{np.base_repr(os.getpid(), 36)}-{np.base_repr(next(_numbers), 36)}".lower()
 
 
 def sh(ns: str | None, command: str | list[str], check: bool = True, timeout: float = 20.0) -> Result:

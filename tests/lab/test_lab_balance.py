@@ -68,6 +68,7 @@ def test_the_whole_story_is_as_expected_and_leaves_nothing_behind():
     assert remains() == []
 
 
+@pytest.mark.slow
 def test_keep_leaves_a_lab_that_answers_and_down_removes_it_twice_over(monkeypatch):
     monkeypatch.setattr(balance, "STEPS", (balance.nobody, balance.decaps, balance.balanced))
     out = io.StringIO()
@@ -81,7 +82,14 @@ def test_keep_leaves_a_lab_that_answers_and_down_removes_it_twice_over(monkeypat
     assert hopline("lab", "down").returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        signal.SIGINT,
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
 def test_a_story_that_is_cut_short_is_cleaned_up_by_itself_or_by_down(number):
     # whoever runs the tests in the background has them ignore an interrupt
     command = ["env", "--default-signal=INT", hopline_command(), "lab", "balance"]

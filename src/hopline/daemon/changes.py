@@ -215,7 +215,7 @@ class Changes:
                 balanced = self.balance.draft(change.of("service"), change.of("decap"))
                 have, want = have.beside(balanced.have), want.beside(balanced.want)
                 steps = plan(have, want, self.tables.room())
-            with self.meters.execute.running():
+            with self.meters.execute.running(), self.balance.balancer.keeping():
                 execute(steps, self._kernel, durable, retract)
         except BaseException:
             forwards.abandon()

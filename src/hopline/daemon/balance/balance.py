@@ -11,6 +11,7 @@ from hopline.daemon.balance import recovery
 from hopline.daemon.balance.balancer import Balancer
 from hopline.daemon.balance.clock import Clock
 from hopline.daemon.balance.decaps import Decaps
+from hopline.daemon.balance.follower import Follower
 from hopline.daemon.plan import Running, Tables
 from hopline.errors import HoplineError
 from hopline.features.forward import Facts
@@ -21,6 +22,7 @@ from hopline.kernel.netlink.types import Link
 log = logging.getLogger("hopline")
 
 GATHER_S = 0.02  # what happens in so short a time is followed together
+RETRY_S, RETRY_MOST_S = 1.0, 30.0  # of what could not be followed, the first time and ever after
 LINK_LOCAL = ("fe80:", "fe90:", "fea0:", "feb0:", "169.254.")
 
 
@@ -37,10 +39,12 @@ class Balance:
         self.balancer = Balancer(attachments, facts, flow_ways)
         self.decaps = Decaps(self.datapath)
         self.clock = Clock(self.balancer)
+        self.follower = Follower(self.balancer)
         self.wanted: dict[str, Service] = {}
         self.problems: dict[str, str] = {}  # by service: why it could not be carried out when the daemon started
         self.configure_health: Callable[[Mapping[str, Service]], None] = lambda _: None
         self._links: Callable[[], Mapping[int, Link]] = dict
+        self._adopted = False
         self._wake = asyncio.Event()
         self._host_changed = False
         self._neighbours: set[str] = set()
@@ -51,6 +55,7 @@ class Balance:
     def recover(self, links: Mapping[int, Link]) -> tuple[dict[str, Service], dict[str, Decap]]:
         """Return what the kernel has, for when the store is lost."""
         self._know(links)
+        self._adopted = True
         return recovery.adopt(self.balancer, {}), self.decaps.recover()
 
     def start(
@@ -67,7 +72,9 @@ class Balance:
         self._links = links
         self._know(links())
         balancer = self.balancer
-        have = balancer.by_name or recovery.adopt(balancer, services)
+        if not self._adopted:
+            recovery.adopt(balancer, services)
+        have = list(balancer.by_name)
         self.clock.purge()
         balancer.know_local(frozenset(local))
         strays = [name for name in have if name not in services]
@@ -154,6 +161,7 @@ class Balance:
 
     async def follow(self) -> None:
         """Follow what was noted, until cancelled."""
+        retry_after = RETRY_S
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -162,8 +170,12 @@ class Balance:
             local, self._local = self._local, None
             try:
                 await asyncio.to_thread(self._catch_up, host, neighbours, local)
+                retry_after = RETRY_S
             except HoplineError as error:
-                log.warning("follow the way to backends: %s", error)
+                log.warning("follow the way to backends: %s: it is tried again", error)
+                await asyncio.sleep(retry_after)
+                retry_after = min(2 * retry_after, RETRY_MOST_S)
+                self.note_host()
             await asyncio.sleep(GATHER_S)
 
     def _catch_up(self, host: bool, neighbours: set[str], local: frozenset[str] | None) -> None:
@@ -171,16 +183,15 @@ class Balance:
             self.balancer.know_local(local)
         if host:
             self._know(self._links())
-            self.balancer.reroute()
+            self.follower.reroute()
         elif neighbours:
-            self.balancer.follow(self.balancer.hops.following(neighbours))
+            self.follower.follow(self.balancer.hops.following(neighbours))
 
     # what time does
 
     def tick(self) -> None:
-        """Move the clock on; in the loop that holds the lease."""
-        if self.wanted or self.balancer.by_name:
-            self.clock.tick()
+        """Move the clock on; in the loop that holds the lease, also without a service: the first one finds it right."""
+        self.clock.tick()
 
     async def pass_time(self) -> None:
         """Do what time has brought; called every quarter of a second."""
@@ -197,11 +208,27 @@ class Balance:
     def repair(self) -> dict[str, int]:
         """Make what somebody else has changed right again; return how much of what kind was not. In the worker."""
         balancer = self.balancer
+        if balancer.pool.behind:
+            self._catch_up_programs()
         found = {"decap": self.decaps.adopt(dict(self.decaps.wanted))}
         with balancer.lock:
             found["backends' next hops"] = balancer.hops.repair()
-        found["services"] = sum(balancer.repair(name) for name in list(self.wanted))
+        found["services"] = sum(map(self._repair, list(self.wanted)))
         return found
+
+    def _catch_up_programs(self) -> None:
+        """Programs that could not be loaded for a change may be now."""
+        try:
+            self.balancer.switch(balancing=self.datapath.balancing, decapsulating=self.datapath.decapsulating)
+        except HoplineError as error:
+            log.warning("load programs over the maps of now: %s", error)
+
+    def _repair(self, name: str) -> bool:
+        try:
+            return self.balancer.repair(name)
+        except HoplineError as error:
+            log.warning("service %s: %s", name, error)  # the others are looked at nonetheless
+            return False
 
     def disown_all(self) -> None:
         """Take VIPs off the devices that they were added to: nothing serves them any more."""
@@ -218,14 +245,16 @@ class BalanceDraft:
 
     def __init__(self, balance: Balance, services: Delta, decaps: Delta) -> None:
         datapath = balance.datapath
-        now = Running(datapath.balancing, datapath.decapsulating, datapath.maps["rings"].max_entries)
+        elements = datapath.maps["rings"].max_entries
+        # programs that run over former maps are loaded anew: nothing new may be where they do not look
+        now = Running(datapath.balancing, datapath.decapsulating, 0 if balance.balancer.pool.behind else elements)
         if not services and not decaps:
             self.have = self.want = Tables()
             return
         then = Running(
             _left(balance.wanted, services),
             _left(balance.decaps.wanted, decaps),
-            max(now.elements, balance.balancer.lacking(services.after.values()) if services.after else 0),
+            max(elements, balance.balancer.lacking(services.after.values()) if services.after else 0),
         )
         self.have = Tables(services=services.before, decaps=decaps.before, running=now)
         self.want = Tables(services=services.after, decaps=decaps.after, running=then)

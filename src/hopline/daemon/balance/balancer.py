@@ -8,22 +8,26 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from hopline.config import Backend, NextHop, Service
 from hopline.daemon.attachments import Attachments
 from hopline.daemon.balance.hops import BackendHops
 from hopline.daemon.balance.maps import BalanceMaps
 from hopline.daemon.balance.pool import Pool
-from hopline.daemon.balance.served import NOBODY, UNRESOLVED_S, Member, Served, Unbelieved
+from hopline.daemon.balance.served import UNRESOLVED_S, Member, Served, Unbelieved
 from hopline.daemon.balance.vips import VipIndex
 from hopline.daemon.balance.wire import Wire
-from hopline.features.balance import Outer, Reached, asked_for, outer, ports_of, ticks
+from hopline.errors import HoplineError
+from hopline.features.balance import Outer, Reached, outer, ports_of, ticks
 from hopline.features.forward import Facts
 from hopline.features.slots import restamped
 from hopline.kernel.netlink.types import Link
 
 log = logging.getLogger("hopline")
+
+RETRY_S = 5.0  # of what a service's slots should be and cannot
 
 
 class Balancer:
@@ -43,8 +47,9 @@ class Balancer:
         self.links: Mapping[int, Link] = {}
         self.sources: Mapping[tuple[str, int], str] = {}  # an address of each device, by name and family
         self.ways = 0  # grows whenever how backends are reached, or what from, may be another way
+        self.undoable = False  # a change is under way that may be undone
         self.lock = threading.RLock()
-        self._awaited: dict[str, float] = {}  # services of which a backend may be unresolved from then on
+        self._awaited: dict[str, float] = {}  # services to be looked at then: a backend may be unresolved from then on
         self._leaving: set[str] = set()  # services that a backend leaves
 
     # room
@@ -65,6 +70,15 @@ class Balancer:
 
     # changes
 
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """What is taken away meanwhile keeps its flows, so that it can be put back as it was."""
+        self.undoable = True
+        try:
+            yield
+        finally:
+            self.undoable = False
+
     def put(self, service: Service) -> None:
         """Serve as this says, whatever was there under its name; what is so already is not touched.
 
@@ -78,11 +92,17 @@ class Balancer:
                 # its flows have other slots: another service in the place of the old one
                 served, replaced = None, served
             known = served or self._back(service)
-            served = self._begun(service, now) if known is None else known
+            served = self._begun(service, now, replaced) if known is None else known
             self.by_name[service.name] = served
             if known is not None:
-                self._change(served, service, now)
-            self._link(served)
+                self.change(served, service, now)
+            try:
+                self._link(served)
+            except HoplineError:
+                if replaced is not None:  # packets are led to it still
+                    self.by_name[service.name] = replaced
+                    self.ending.append(served)
+                raise
             if replaced is not None:
                 self._end(replaced)
             self._own(served)
@@ -96,11 +116,17 @@ class Balancer:
                 self._end(served)
 
     def _end(self, served: Served) -> None:
-        if served.vip is not None:
-            self.vips.unlink(served.row, served.vip)
-            self._disown(served.vip)
-        served.vip = None
+        vip, served.vip = served.vip, None
         self.ending.append(served)
+        if vip is not None:
+            self._unlink(served, vip)
+
+    def _unlink(self, served: Served, vip: str) -> None:
+        try:
+            # first: who is killed in between still has it on record that the address is its own to remove
+            self._disown(vip)
+        finally:
+            self.vips.unlink(served.row, vip)
 
     def _back(self, service: Service) -> Served | None:
         """Return a service that was just taken away, as when that is undone."""
@@ -112,8 +138,8 @@ class Balancer:
                 return served
         return None
 
-    def _begun(self, service: Service, now: float) -> Served:
-        """Return a new service, whole but for what leads to it."""
+    def _begun(self, service: Service, now: float, former: Served | None) -> Served:
+        """Return a new service, whole but for what leads to it; `former` knows more of its backends."""
         served = self.pool.begin(service)
         hops: list[int] = []
         try:
@@ -122,9 +148,11 @@ class Balancer:
             for backend, header in zip(backends, headers, strict=True):
                 hops.append(self._use(served, None if header is None else self.hops.hop_of(backend)))
             served.fill(backends, headers, hops, now)
+            if former is not None:
+                served.inherit(former)
             served.headed = (service.encap, service.gue_port, service.local, self.ways)
             for member in served.members.values():
-                self._note_ready(served, member, now)
+                self.note_ready(served, member, now)
             served.write_words()
             self.aim(served, now)
         except BaseException:
@@ -142,7 +170,8 @@ class Balancer:
         self.by_hop[id].add(served.service.name)
         return id
 
-    def _change(self, served: Served, service: Service, now: float) -> None:
+    def change(self, served: Served, service: Service, now: float) -> None:
+        """Make a service's backends, words and slots what it should be; what leads to it is not touched."""
         old, served.service = served.service, service
         wanted = {backend.address: backend for backend in service.backend}
         for address, member in served.members.items():
@@ -167,11 +196,22 @@ class Balancer:
             if address in fresh:
                 headless = headers[address] is None and (address not in held or not held[address].family)
                 self._lead(served, address, now, headless=headless)
+        if served.headed not in (None, headed):
+            self._lead_leaving(served, now)
         served.headed = headed
-        served.write_words()
+        if any(member.leaving for member in served.members.values()):
+            self._leaving.add(service.name)  # also where it was another daemon that they began to leave under
         if served.ringed and old.idle != service.idle:
+            # first: by the new time alone, slots would seem to have changed at another one
             served.store(restamped(served.words, self.maps.clock, served.idle))
+        served.write_words()
         self.aim(served, now)
+
+    def _lead_leaving(self, served: Served, now: float) -> None:
+        """Those that leave follow the host's ways too, as long as there is one; their headers stay."""
+        for address, member in served.members.items():
+            if member.leaving and served.header(address).family and self.hops.hop_of(member.backend) is not None:
+                self._lead(served, address, now, headless=False)
 
     def _join(self, served: Served, backend: Backend, header: Outer | None, now: float) -> Member:
         checked = served.service.check != "none"
@@ -200,9 +240,10 @@ class Balancer:
             served.point(address, self._use(served, hop))
             if old:
                 self.hops.leave(old, now)
-        self._note_ready(served, member, now)
+        self.note_ready(served, member, now)
 
-    def _note_ready(self, served: Served, member: Member, now: float) -> bool:
+    def note_ready(self, served: Served, member: Member, now: float) -> bool:
+        """Note whether packets reach a backend; return whether that is another than before."""
         ready = self.hops.ready(member.hop)
         if not ready:
             self._awaited[served.service.name] = now + UNRESOLVED_S
@@ -219,20 +260,15 @@ class Balancer:
                 return
             except Unbelieved as error:
                 for address in error.addresses:
-                    self._renumber(served, address)
+                    served.renumber(address, self.pool.backends.take, self.pool.rest_rows)
 
-    def _renumber(self, served: Served, address: str) -> None:
-        flags = self.maps.backend_flags
-        if address == NOBODY:
-            served.enter(NOBODY, None, self.pool.backends.take, self.pool.rest_rows)
-            self.maps.set_backend(served.at(NOBODY), "flags", int(flags.BACKEND_IN_USE | flags.BACKEND_DEAD))
-            return
-        header, old = served.header(address), served.at(address)
-        served.numbers.leave(address)
-        self.maps.set_backend(old, "adjacency", 0)
-        served.enter(address, header, self.pool.backends.take, self.pool.rest_rows)
-        self.maps.set_backend(served.at(address), "adjacency", served.members[address].hop)
-        served.note(address)
+    def aim_in_time(self, served: Served, now: float) -> None:
+        """Aim a service; where that cannot be, others need not wait behind it: it is tried again after a while."""
+        try:
+            self.aim(served, now)
+        except HoplineError as error:
+            log.warning("service %s: %s: it is tried again", served.service.name, error)
+            self._awaited[served.service.name] = now + RETRY_S
 
     def _link(self, served: Served) -> None:
         service, old = served.service, served.vip
@@ -243,9 +279,8 @@ class Balancer:
             self.vips.link(served.row, service.vip, ports, echo)
         served.vip = service.vip
         self.maps.set_word(served.row, "vip", self.vips.vips[service.vip].row)
-        if old not in (None, service.vip):
-            self.vips.unlink(served.row, old)
-            self._disown(old)
+        if old is not None and old != service.vip:
+            self._unlink(served, old)
 
     def _own(self, served: Served) -> None:
         if served.service.own == "on-wire":
@@ -258,41 +293,6 @@ class Balancer:
             self.wire.disown(vip)
 
     # what happens
-
-    def follow(self, hops: Collection[NextHop] | None) -> None:
-        """Resolve next hops anew, all where None, and let services whose backends are reached again have them."""
-        with self.lock:
-            now = time.monotonic()
-            changed = self.hops.refresh(hops)
-            for name in {name for id in changed for name in self.by_hop.get(id, ())}:
-                self._look(name, now)
-
-    def _look(self, name: str, now: float) -> None:
-        served = self.by_name.get(name)
-        if served is None:
-            return
-        changed = [self._note_ready(served, member, now) for member in served.members.values()]
-        if any(changed):
-            self.aim(served, now)
-
-    def reroute(self) -> None:
-        """Ask the kernel again how every backend is reached, and follow where that is another way."""
-        with self.lock:
-            names = list(self.by_name)
-            backends = (m.backend for served in self.by_name.values() for m in served.members.values())
-            asked, links = set(map(asked_for, backends)), self.links
-        reached = self.hops.look_up(asked, links)  # without the lock: there may be many
-        with self.lock:
-            now = {**self.hops.reached, **reached}
-            for address in asked - reached.keys():
-                now.pop(address, None)
-            self.know(self.links, self.sources, now)
-        for name in names:
-            with self.lock:
-                served = self.by_name.get(name)
-                if served is not None:
-                    self._change(served, served.service, time.monotonic())
-        self.follow(None)
 
     def know(
         self, links: Mapping[int, Link], sources: Mapping[tuple[str, int], str], reached: Mapping[str, Reached]
@@ -319,7 +319,7 @@ class Balancer:
                     if member is not None:
                         member.healthy = state
                         member.new = member.new and state is None
-                self.aim(served, time.monotonic())
+                self.aim_in_time(served, time.monotonic())
 
     def know_local(self, addresses: frozenset[str]) -> None:
         """The host's own addresses are these from now on."""
@@ -337,7 +337,7 @@ class Balancer:
                 amiss = True
                 served.restore()
                 served.headed = None
-                self._change(served, served.service, time.monotonic())
+                self.change(served, served.service, time.monotonic())
             lost = served.service.own == "on-wire" and not self.wire.has(served.service.vip)
             self._own(served)
             return amiss or lost
@@ -367,7 +367,7 @@ class Balancer:
             for name in [name for name, due in self._awaited.items() if due <= now]:
                 del self._awaited[name]
                 if (served := self.by_name.get(name)) is not None:
-                    self.aim(served, now)
+                    self.aim_in_time(served, now)
 
     def _gone(self, served: Served, address: str, now: float) -> None:
         """A removed backend's grace is over: its flows are lost."""
@@ -375,10 +375,10 @@ class Balancer:
         self.maps.set_backend(row, "flags", int(flags.BACKEND_IN_USE | flags.BACKEND_DEAD))
         self.maps.set_backend(row, "leaving", 0)
         member = served.members.pop(address)
-        served.numbers.leave(address)
+        number = served.numbers.leave(address)
         served.aimed = None
-        self.aim(served, now)
-        self.maps.set_backend(row, "adjacency", 0)
+        self.aim_in_time(served, now)
+        self.maps.set_backend(served.base + number, "adjacency", 0)
         if member.hop:
             self.hops.leave(member.hop, now)
 

@@ -60,15 +60,19 @@ class Clock:
             settings = balancer.datapath.settings
         time.sleep(GRACE_S)
         with balancer.lock:
+            if settings != balancer.datapath.settings:
+                return  # maps are others now: the next round goes through those
             maps = balancer.maps
             sweep = Sweep(maps.services, maps.backends, maps.slots, maps.clock)
             size = maps.flows["ways"].size
         for first in range(0, size, PART):
             with balancer.lock:
+                if settings != balancer.datapath.settings:
+                    return
                 sweep.part(maps.flows["ways"].reshape(-1)[first : first + PART], exchange64_at)
         with balancer.lock:
             if settings != balancer.datapath.settings:
-                return  # it went through maps that are others now: the next round does it
+                return
             for served, numbers, changes, base in due:
                 if balancer.by_name.get(served.service.name) is served and served.base == base:
                     self._settle(served, sweep, numbers, changes)
@@ -85,6 +89,8 @@ class Clock:
 
     def _cut_off(self) -> None:
         """What nothing leads to any more has no ring either: the sweep forgets its flows."""
+        if self._balancer.undoable:
+            return  # what is taken away may have to be put back as it was
         for served in self._balancer.ending:
             self._balancer.maps.set_ring(served.row, 0, 0)
 

@@ -23,6 +23,7 @@ class Pool:
         self.maps = maps
         self._attachments = attachments
         self._datapath = maps.datapath
+        self.behind = False  # programs run over other maps, or with other steps, than are there now
         self._each = int(maps.limits.RING_ELEMENT_SLOTS)
         self._flow_buckets = flow_ways // int(maps.limits.FLOW_WAYS)
         self.rows = Blocks(1, int(maps.limits.SERVICES))
@@ -50,19 +51,20 @@ class Pool:
         # views would keep the old maps in memory
         self.maps.release()
         try:
-            changed = self._datapath.enlarge(sizes)
+            self.behind |= self._datapath.enlarge(sizes)
         finally:
             self.maps.renew()
         self.elements.grow(self._datapath.maps["rings"].max_entries)
         self.backends.grow(self._datapath.maps["backends"].max_entries)
-        changed |= self._datapath.switch(balancing=balancing, decapsulating=decapsulating)
-        if not changed:
+        self.behind |= self._datapath.switch(balancing=balancing, decapsulating=decapsulating)
+        if not self.behind:
             return
         try:
             self._attachments.reload()
         except BaseException:
             self._datapath.switch(balancing=before[0], decapsulating=before[1])
             raise
+        self.behind = False
 
     def begin(self, service: Service) -> Served:
         """Return a service's place, blank, that nothing leads to; Refused where there is no room."""

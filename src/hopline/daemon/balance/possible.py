@@ -6,7 +6,8 @@ from hopline.config import Backend, Service
 from hopline.daemon.balance.balance import Balance
 from hopline.errors import InvalidInput
 from hopline.features.balance import Reached, asked_for, check_mtu, mtu_warning
-from hopline.kernel.netlink.types import Link
+from hopline.kernel.netlink import query
+from hopline.kernel.netlink.types import Address, Link
 
 NO_REDIRECT = ("bridge", "vlan", "wireguard")
 REMARKS_MOST = 5
@@ -24,8 +25,10 @@ class PossibleServices:
     def wrong(self, services: Mapping[str, Service]) -> Iterator[tuple[str, InvalidInput]]:
         """Yield what cannot be of services that are added or changed, by name."""
         reached = self._reached(backend for service in services.values() for backend in service.backend)
+        on_wire = any(service.own == "on-wire" for service in services.values())
+        addresses = query.addresses() if on_wire else []  # once: there may be a thousand services
         for name, service in services.items():
-            for problem in self._service(service, reached):
+            for problem in self._service(service, reached, addresses):
                 yield name, problem
 
     def _reached(self, backends: Iterable[Backend]) -> Mapping[str, Reached]:
@@ -34,10 +37,12 @@ class PossibleServices:
         known = hops.reached
         return {**known, **hops.look_up(set(map(asked_for, backends)) - known.keys(), self._links)}
 
-    def _service(self, service: Service, reached: Mapping[str, Reached]) -> Iterator[InvalidInput]:
+    def _service(
+        self, service: Service, reached: Mapping[str, Reached], addresses: list[Address]
+    ) -> Iterator[InvalidInput]:
         if service.own == "on-wire":
             try:
-                self._balance.balancer.wire.device_for(service, self._links)
+                self._balance.balancer.wire.device_for(service, self._links, addresses)
             except InvalidInput as error:
                 yield error
         told: set[tuple[str, int]] = set()

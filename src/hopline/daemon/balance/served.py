@@ -163,6 +163,15 @@ class Served:
             backend.address: Member(backend, hop, since=now) for backend, hop in zip(backends, hops, strict=True)
         }
 
+    def inherit(self, former: "Served") -> None:
+        """Know of backends what was known in a service that this one is in the place of."""
+        self.kept = former.kept
+        for address in self.members.keys() & former.members.keys():
+            member, old = self.members[address], former.members[address]
+            member.healthy, member.new = old.healthy, old.new
+            if not old.ready:
+                member.since = old.since
+
     def enter(self, address: str, header: Outer | None, rows: Rows, free: Callable[[int, int], None]) -> None:
         """Give a backend a number and fill its row, in a larger block where this one is full."""
         used = len(self.numbers.holders) + len(self.numbers.retired)
@@ -175,6 +184,25 @@ class Served:
         self.maps.set_backend(row, "adjacency", 0)
         self.maps.write_backend(row, header)
         self.maps.backends["leaving"][row] = 0
+
+    def renumber(self, address: str, rows: Rows, free: Callable[[int, int], None]) -> None:
+        """Give a backend another number than it has; where there is no room it keeps that one, not believed."""
+        flags = self.maps.backend_flags
+        if address == NOBODY:
+            self.enter(NOBODY, None, rows, free)
+            self.maps.set_backend(self.at(NOBODY), "flags", int(flags.BACKEND_IN_USE | flags.BACKEND_DEAD))
+            return
+        header, old = self.header(address), self.numbers.leave(address)
+        try:
+            self.enter(address, header, rows, free)
+        except HoplineError:
+            self.numbers.retired.discard(old)
+            self.numbers.holders[address] = old
+            self.numbers.tainted.add(old)
+            raise
+        self.maps.set_backend(self.base + old, "adjacency", 0)
+        self.maps.set_backend(self.at(address), "adjacency", self.members[address].hop)
+        self.note(address)
 
     def move(
         self, room: int, headers: Mapping[str, Outer | None], rows: Rows, free: Callable[[int, int], None]

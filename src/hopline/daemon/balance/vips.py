@@ -14,6 +14,8 @@ from hopline.features.balance import Ports, family_of, paged, painted, ruled, te
 PORT_LEAF = 0x8000  # of a page's entry: another page (layout_balance.h)
 REST_S = 1.0  # far more than a program runs for
 
+_Drawn = tuple[dict[int, int], dict[int, dict[int, int]]]  # a root page's entries, and by high octet those of others
+
 
 @dataclass
 class _Pages:
@@ -55,10 +57,18 @@ class VipIndex:
         vip = self.vips.get(address)
         if vip is None:
             vip = self._begin(address)
+        links, echoes = dict(vip.links), dict(vip.echo)
         vip.links.pop(service, None)
         vip.links[service] = ports
         vip.echo[service] = echo
-        self._write(vip)
+        try:
+            self._write(vip)
+        except Refused:
+            # nothing was written: nor is anything to be later, when the row may be another service's
+            vip.links, vip.echo = links, echoes
+            if not links:
+                self._end(vip)
+            raise
 
     def unlink(self, service: int, address: str) -> None:
         """Lead nothing of a VIP to a service any more; where it is another's too, that has it back."""
@@ -96,7 +106,7 @@ class VipIndex:
     def _end(self, vip: Vip) -> None:
         self.maps.set_way(*vip.place, 0)
         for protocol in range(len(vip.pages)):
-            self._write_pages(vip, protocol, [])
+            self._write_pages(vip, protocol, None)
         del self.vips[vip.address]
         self.maps.set_bloom(each.mixed for each in self.vips.values())
         self._rows.give_back(vip.row, 1, self._until())
@@ -114,30 +124,37 @@ class VipIndex:
     # what programs read
 
     def _write(self, vip: Vip) -> None:
-        self.refresh_flags(vip)
-        for protocol in range(len(vip.pages)):
+        """Write a VIP's rules and pages; Refused, and nothing written, where there are not pages enough."""
+        drawn: list[tuple[list[int], list[int], _Drawn | None]] = []
+        lacking = 0
+        for protocol, pages in enumerate(vip.pages):
             layers = [(p.first, p.last, row) for row, p in vip.links.items() if protocol in p.protocols]
             now = self.maps.vips["rules"][vip.row, protocol].tolist()
             rules, rest = ruled(now, painted(layers))
+            paging = paged(rest) if rest else None
+            if paging is not None:
+                lacking += int(not pages.root) + len(paging[1].keys() - pages.leaves.keys())
+            drawn.append((now, rules, paging))
+        if lacking > self._free_pages.free:
+            raise Refused(f"vip {vip.address}: all port pages are in use: give services ranges of ports, or fewer")
+        self.refresh_flags(vip)
+        for protocol, (now, rules, paging) in enumerate(drawn):
             # rules first, then pages: what goes from a page to a rule is in one of them all the time
             for place, word in enumerate(rules):
                 if word != now[place]:
                     self.maps.set_rule(vip.row, protocol, place, word)
-            self._write_pages(vip, protocol, rest)
+            self._write_pages(vip, protocol, paging)
 
-    def _write_pages(self, vip: Vip, protocol: int, ranges: list[tuple[int, int, int]]) -> None:
+    def _write_pages(self, vip: Vip, protocol: int, paging: _Drawn | None) -> None:
         pages = vip.pages[protocol]
-        if not ranges:
+        if paging is None:
             if int(self.maps.vips["pages"][vip.row, protocol]):
                 self.maps.set_page(vip.row, protocol, 0)
             if pages.root:
                 self._give_up([pages.root, *pages.leaves.values()])
                 vip.pages[protocol] = _Pages()
             return
-        whole, below = paged(ranges)
-        lacking = int(not pages.root) + len(below.keys() - pages.leaves.keys())
-        if lacking > self._free_pages.free:
-            raise Refused(f"vip {vip.address}: all port pages are in use: give services ranges of ports, or fewer")
+        whole, below = paging
         for high, entries in below.items():
             if high not in pages.leaves:
                 pages.leaves[high] = self._blank_page()
