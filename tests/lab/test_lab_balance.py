@@ -82,14 +82,8 @@ def test_keep_leaves_a_lab_that_answers_and_down_removes_it_twice_over(monkeypat
     assert hopline("lab", "down").returncode == 0
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-        signal.SIGINT,
-        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_story_that_is_cut_short_is_cleaned_up_by_itself_or_by_down(number):
     # whoever runs the tests in the background has them ignore an interrupt
     command = ["env", "--default-signal=INT", hopline_command(), "lab", "balance"]
@@ -119,6 +113,7 @@ def serve_pages_but_for_one(serve_pages):
     return lambda server: None if server.host == "rs2" else serve_pages(server)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_story_that_breaks_off_cleans_up_even_with_keep(monkeypatch, keep):
     def breaks(cast):
