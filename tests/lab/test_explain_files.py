@@ -42,7 +42,7 @@ def explain(node):
 
 
 def contents(daemon):
-    """Every pinned map, octet for octet, but for the lease, which is the daemon's own to extend."""
+    """Every pinned map, octet for octet, but for the lease and the clock, which are the daemon's own to move."""
     found = {}
     for pin in daemon.pins.iterdir():
         if pin.name.startswith(("link_", "lent")):
@@ -54,7 +54,7 @@ def contents(daemon):
             keys, values = table.items()
             if pin.name == "state":
                 values = values.copy()
-                values["lease_deadline"] = values["jiffies"] = 0
+                values["lease_deadline"] = values["jiffies"] = values["clock"] = 0
             found[pin.name] = sorted((k.tobytes(), v.tobytes()) for k, v in zip(keys, values, strict=True))
     return found
 
